@@ -1,0 +1,1 @@
+"""The proxy: it holds money before a call leaves, streams the reply through and charges what was used."""

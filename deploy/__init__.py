@@ -1,0 +1,1 @@
+"""How NullSpend is run: the embedded stack for one machine."""
