@@ -16,20 +16,29 @@ class Usage:
     input: int = 0
     input_audio: int = 0
     input_image: int = 0
+    input_video: int = 0
     cache_read: int = 0
     cache_read_audio: int = 0
+    cache_read_image: int = 0
     cache_write: int = 0
     cache_write_5m: int = 0
     cache_write_1h: int = 0
     output: int = 0
     output_audio: int = 0
     output_image: int = 0
+    output_video: int = 0
     reasoning: int = 0
     web_search: int = 0
     file_search: int = 0
     code_session: int = 0
     grounded: int = 0
     """Replies grounded in a search, where the provider charges per reply and not per query."""
+    characters: int = 0
+    audio_ms: int = 0
+    """Milliseconds of audio, for models priced by duration."""
+    images: int = 0
+    """Images made by a model priced by the image; the size and quality are part of the model's name."""
+    pages: int = 0
 
     @property
     def input_total(self) -> int:
@@ -38,8 +47,10 @@ class Usage:
             self.input
             + self.input_audio
             + self.input_image
+            + self.input_video
             + self.cache_read
             + self.cache_read_audio
+            + self.cache_read_image
             + self.cache_write
             + self.cache_write_5m
             + self.cache_write_1h
@@ -48,12 +59,12 @@ class Usage:
     @property
     def cached_total(self) -> int:
         """Tokens read from a cache."""
-        return self.cache_read + self.cache_read_audio
+        return self.cache_read + self.cache_read_audio + self.cache_read_image
 
     @property
     def output_total(self) -> int:
         """All output tokens, reasoning included."""
-        return self.output + self.output_audio + self.output_image
+        return self.output + self.output_audio + self.output_image + self.output_video
 
 
 @dataclass(slots=True)

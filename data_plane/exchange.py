@@ -1,0 +1,292 @@
+"""The story of one request, in order; every line is a step with its own file.
+
+No byte goes to the provider before the hold is committed, and every ending after it has a price.
+"""
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from data_plane import replies
+from data_plane.auth import Keys
+from data_plane.call import Call, Labels
+from data_plane.decide import policy
+from data_plane.decide.outcome import Completed, CutOff, NeverSent, Refused
+from data_plane.hold import Hold, Holds, KeyChanged
+from data_plane.http_message import Headers, Request, Responder
+from data_plane.intake import check_headers, read_labels, upstream_headers
+from data_plane.pricebook import PriceBook
+from data_plane.providers.dialect import Dialect
+from data_plane.providers.registry import DIALECTS
+from data_plane.relay import Ended, relay
+from data_plane.router import Route
+from data_plane.settings import Settings
+from data_plane.upstream.base import Base
+from data_plane.upstream.client import UpstreamPool
+from data_plane.upstream.failures import Timeouts, UpstreamFailure
+from data_plane.upstream.response import UpstreamResponse
+from shared import ids
+from shared.errors import GatewayFailure, Recovery, Refusal, RequestRefusal
+from shared.grants import Grant
+from shared.prices.price import Price
+
+_POLICY_TRIES: Final = 4
+"""A policy that moves between reading it and holding under it is read again; more often is no coincidence."""
+_STREAM_TIMEOUTS: Final = Timeouts(first_byte_s=300.0)
+_WHOLE_TIMEOUTS: Final = Timeouts()
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """What a worker's steps share."""
+
+    keys: Keys
+    prices: PriceBook
+    holds: Holds
+    upstream: UpstreamPool
+    bases: dict[str, Base]
+    settings: Settings
+
+
+@dataclass(slots=True)
+class _Told:
+    """What a refusal needs to know of the request, as far as it was read."""
+
+    call_id: str
+    trace_id: str = ""
+    dialect: Dialect | None = None
+
+
+async def serve(request: Request, responder: Responder, route: Route, plane: Plane) -> Refusal | None:
+    """Answers one provider call. Returns the refusal it was answered with, if any."""
+    told = _Told(ids.uuid7(), dialect=DIALECTS[route.dialect])
+    try:
+        check_headers(request)
+        grant = await plane.keys.authenticate(request)
+        body = await request.body(plane.settings.body_bytes_max)
+        call = _call(request, route, grant, body, told=told, plane=plane)
+        hold = await _hold(call, grant, request, plane)
+        await exchange(call, hold, request, responder, plane)
+    except Refusal as refusal:
+        if responder.started:
+            responder.abort()
+        else:
+            responder.keep_alive = responder.keep_alive and not refusal.close
+            status = 402 if _wants_402(refusal, request) else None
+            replies.refuse(
+                responder,
+                refusal,
+                call_id=told.call_id,
+                trace_id=told.trace_id,
+                dialect=told.dialect,
+                status=status,
+            )
+        return refusal
+    return None
+
+
+async def exchange(call: Call, hold: Hold, request: Request, responder: Responder, plane: Plane) -> None:
+    """Sends the call and passes its reply back; the hold ends with what became of it."""
+    with plane.holds.kept(hold):
+        response = await _send(call, hold, request, plane)
+        if response is None:
+            return
+        hold.http_status = response.status
+        ended = await relay(call, response, request, responder, _reply_headers(call, hold, request))
+        _conclude(hold, ended)
+        if ended.failure is not None and not responder.started:
+            raise _gateway_failure(call, ended.failure)
+
+
+async def _send(call: Call, hold: Hold, request: Request, plane: Plane) -> UpstreamResponse | None:
+    """The reply's head; None when the client of a stream left before it came. Raises GatewayFailure."""
+    if request.gone:
+        hold.outcome = NeverSent()
+        return None
+    task = asyncio.current_task()
+    assert task is not None
+    if call.facts.stream:  # a call without a stream is billed whole: it is awaited even when nobody waits for us
+        request.on_disconnect(lambda: _cancel(task))
+    hold.sent_ns = time.perf_counter_ns()
+    try:
+        return await plane.upstream.send(
+            plane.bases[call.route.provider],
+            b"POST",
+            call.target,
+            call.headers,
+            call.sent_body,
+            timeouts=_STREAM_TIMEOUTS if call.facts.stream else _WHOLE_TIMEOUTS,
+        )
+    except UpstreamFailure as failure:
+        hold.outcome = CutOff() if failure.bytes_written else NeverSent()
+        raise _gateway_failure(call, failure) from failure
+    except asyncio.CancelledError:
+        if not _left(request):
+            raise
+        task.uncancel()
+        hold.outcome = CutOff(cause="cancelled")
+        return None
+    finally:
+        request.on_disconnect(None)
+
+
+def _left(request: Request) -> bool:
+    return request.gone
+
+
+def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+
+
+def _conclude(hold: Hold, ended: Ended) -> None:
+    """What became of the call, as a value that has a price."""
+    hold.first_byte_ns, hold.last_byte_ns = ended.first_byte_ns, ended.last_byte_ns
+    reading = ended.reading
+    if ended.status >= 400:
+        hold.outcome = Refused(reading)
+    elif ended.client_gone and not reading.finished and hold.call.facts.stream:
+        hold.outcome = CutOff(reading, "cancelled")
+    elif ended.failure is not None:
+        hold.outcome = CutOff(reading, "interrupted")
+    else:
+        hold.outcome = Completed(reading, cancelled=ended.client_gone)
+
+
+def _call(request: Request, route: Route, grant: Grant, body: bytes, *, told: _Told, plane: Plane) -> Call:
+    dialect = DIALECTS[route.dialect]
+    labels = read_labels(request, grant)
+    told.trace_id = labels.trace_id
+    base = plane.bases[route.provider]
+    _check_upstream(request, base)
+    coding = request.lower.get(b"content-encoding", b"identity").strip().lower()
+    if coding not in {b"", b"identity"}:
+        raise RequestRefusal(
+            415,
+            "unsupported_encoding",
+            "Send the request body uncompressed: its cost must be bounded before it leaves.",
+            details={"encoding": coding.decode("latin-1")[:64]},
+        )
+    facts = dialect.facts(body, route.model, streaming_path=route.streaming)
+    sent, modified = dialect.prepare(body, facts)
+    target = request.target
+    if target.startswith(b"/v1/v1/"):
+        target = target[3:]
+        labels.warnings.append("base_url")
+    headers = upstream_headers(request)
+    if modified is not None:  # the reply is edited on its way back: it must come as it is
+        headers = [(name, value) for name, value in headers if name != b"accept-encoding"]
+        headers.append((b"accept-encoding", b"identity"))
+    return Call(
+        id=told.call_id,
+        route=route,
+        dialect=dialect,
+        facts=facts,
+        labels=labels,
+        upstream_host=base.host,
+        target=target,
+        headers=headers,
+        sent_body=sent,
+        modified=modified,
+        started_ns=request.started_ns,
+    )
+
+
+async def _hold(call: Call, grant: Grant, request: Request, plane: Plane) -> Hold:
+    """Decides and holds. A key or policy that changed meanwhile is read again before it decides."""
+    for _ in range(_POLICY_TRIES):
+        price = _decide(call, grant, plane)
+        try:
+            return await plane.holds.reserve(call, grant, price, plane.keys.version(grant.org_id))
+        except KeyChanged:
+            plane.holds.forget(grant.org_id)
+            plane.keys.forget(grant.org_id)
+            grant = await plane.keys.authenticate(request)
+            call.labels = _relabelled(request, grant, call)
+    raise RequestRefusal(
+        503,
+        "service_unavailable",
+        "Policy changed several times while this call was decided; nothing was sent.",
+        recovery=Recovery(retryable=True, owner_action_required=False, retry_after_seconds=1),
+    )
+
+
+def _relabelled(request: Request, grant: Grant, call: Call) -> Labels:
+    """Labels under the key as it is now. The trace stays: a random one was perhaps already made."""
+    labels = read_labels(request, grant)
+    labels.trace_id = call.labels.trace_id
+    return labels
+
+
+def _decide(call: Call, grant: Grant, plane: Plane) -> Price | None:
+    """The price of a call that may be made. Raises Denial."""
+    provider, model = call.route.provider, call.facts.model
+    price = plane.prices.find(provider, model, time.time_ns() // 1_000_000)
+    policy.enforce(grant, provider, model, None if price is None else price.model)
+    if price is not None and not price.knows(call.facts.context):
+        raise plane.prices.unpriced_context(provider, model, call.facts.context)
+    if price is None:
+        if plane.settings.unpriced == "deny":
+            raise plane.prices.unpriced(provider, model)
+        call.labels.warnings.append("unpriced")
+    return price
+
+
+def _check_upstream(request: Request, base: Base) -> None:
+    wanted = request.lower.get(b"x-nullspend-upstream")
+    if wanted is None:
+        return
+    try:
+        named = Base.parse(wanted.decode("latin-1"))
+    except ValueError:
+        named = None
+    if named != base:
+        raise RequestRefusal(
+            400, "invalid_upstream", "X-NullSpend-Upstream must equal the base URL of the route's provider."
+        )
+
+
+def _wants_402(refusal: Refusal, request: Request) -> bool:
+    return refusal.denied and refusal.status == 429 and request.lower.get(b"x-nullspend-denial-status") == b"402"
+
+
+def _gateway_failure(call: Call, failure: UpstreamFailure) -> GatewayFailure:
+    provider = call.route.provider
+    retry = Recovery(retryable=True, owner_action_required=False)
+    details = {"provider": provider, "phase": failure.phase}
+    if failure.timeout:
+        return GatewayFailure(
+            504, "upstream_timeout", f"{provider} did not answer in time.", details=details, recovery=retry
+        )
+    code = "upstream_error" if failure.bytes_written else "upstream_unreachable"
+    return GatewayFailure(502, code, f"{provider} could not be reached.", details=details, recovery=retry)
+
+
+def _reply_headers(call: Call, hold: Hold, request: Request) -> Headers:
+    """Ours, on a provider's reply: who the call was, what it may cost, and what its tightest budget has left."""
+    labels = call.labels
+    headers = replies.identity_headers(call.id, labels.trace_id)
+    headers.append((b"X-NullSpend-Estimate", b"%d" % hold.bound.amount))
+    if hold.http_status is not None and hold.http_status < 400 and hold.budgets:
+        headers += replies.budget_headers(hold.budgets, hold.states)
+    if call.modified is not None:
+        headers.append((b"X-NullSpend-Modified", call.modified.encode()))
+    if labels.warnings:
+        headers.append((b"X-NullSpend-Warning", ", ".join(dict.fromkeys(labels.warnings)).encode()))
+    if labels.session_id is not None:
+        headers.append((b"X-NullSpend-Session", labels.session_id.encode()))
+    if labels.tags:
+        headers.append((b"X-NullSpend-Effective-Tags", _ascii_json(labels.tags)))
+    now_ns = time.perf_counter_ns()
+    total_us, preflight_us = (now_ns - request.started_ns) // 1000, (hold.sent_ns - request.started_ns) // 1000
+    waited_us = (now_ns - hold.sent_ns) // 1000
+    headers.append((b"x-nullspend-overhead-ms", b"%.3f" % (preflight_us / 1000)))
+    timing = b"preflight;dur=%.3f, ttfb;dur=%.3f, total;dur=%.3f"
+    headers.append((b"Server-Timing", timing % (preflight_us / 1000, waited_us / 1000, total_us / 1000)))
+    return headers
+
+
+def _ascii_json(tags: dict[str, str]) -> bytes:
+    """Header values are ASCII: whatever else is in a tag is escaped as JSON does."""
+    return json.dumps(tags, separators=(",", ":")).encode()

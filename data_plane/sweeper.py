@@ -1,0 +1,25 @@
+"""Charges holds whose worker died: their lease is over, so the hold is booked as the call's cost, flagged `lapsed`.
+
+Every worker and the control plane sweep. The ledger checks the lease again, so it does not matter who comes first.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from shared.ledger.sweep import sweep
+
+from shared.ledger.redis import RedisLedger
+from shared.redis_wire import RedisDown, RedisReplyError
+
+_EVERY_S: Final = 15.0
+
+
+async def run(ledger: RedisLedger, organisations: Callable[[], Iterable[str]]) -> None:
+    """Sweeps the shards of the organisations this worker serves, until cancelled."""
+    while True:
+        await asyncio.sleep(_EVERY_S * random.uniform(0.8, 1.2))  # noqa: S311 - workers must not sweep in step
+        with contextlib.suppress(RedisDown, RedisReplyError):
+            await sweep(ledger, organisations())

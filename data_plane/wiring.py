@@ -1,0 +1,172 @@
+"""A worker put together: the only place that knows every part."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from data_plane import health, replies, sweeper
+from data_plane.auth import Keys
+from data_plane.exchange import Plane, serve
+from data_plane.hold import Holds
+from data_plane.http_message import Headers, Request, Responder
+from data_plane.journal import Journal
+from data_plane.ledger_clock import LedgerClock
+from data_plane.policies import Policies
+from data_plane.pricebook import PriceBook
+from data_plane.router import Own, Route, resolve
+from data_plane.server import Limits, Server
+from data_plane.settings import Settings
+from data_plane.timers import TimerWheel
+from data_plane.upstream.base import Base
+from data_plane.upstream.client import UpstreamPool
+from data_plane.watch import Watch
+from shared import ids
+from shared.errors import Refusal, RequestRefusal
+from shared.ledger.redis import SCRIPTS, RedisLedger
+from shared.redis_wire import RedisClient, RedisConnection
+
+_log = logging.getLogger("nullspend.worker")
+
+_RENEW_S: Final = 0.25
+_FLUSH_S: Final = 5.0
+
+
+class Worker:
+    """One process of the data plane, from `start` to `stop`. Made inside its event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._wheel = TimerWheel()
+        self._metrics = health.Metrics()
+        self._clock = LedgerClock()
+        self._redis = RedisClient(settings.redis_url, timeout_s=settings.reserve_timeout_s, on_connect=(_load_scripts,))
+        self._ledger = RedisLedger(lambda parts: self._redis.execute(*parts))
+        self._keys = Keys(self._redis, self._clock)
+        self._policies = Policies(self._redis)
+        self._prices = PriceBook(self._redis)
+        self._journal = Journal(self._ledger)
+        self._holds = Holds(
+            redis=self._redis,
+            ledger=self._ledger,
+            policies=self._policies,
+            prices=self._prices,
+            journal=self._journal,
+            clock=self._clock,
+            settings=settings,
+            metrics=self._metrics,
+        )
+        self._upstream = UpstreamPool(self._wheel)
+        bases = {provider: Base.parse(url) for provider, url in settings.upstreams}
+        self._plane = Plane(self._keys, self._prices, self._holds, self._upstream, bases, settings)
+        self._watch = Watch(self._redis, self._keys, self._policies, self._prices)
+        limits = Limits()
+        self._server = Server(self._answer, _protocol_refusal, wheel=self._wheel, limits=limits, on_error=_broke)
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._stopping = False
+
+    @property
+    def port(self) -> int:
+        return self._server.port
+
+    async def start(self) -> None:
+        """Connects, loads what calls need, then listens."""
+        self._wheel.start(asyncio.get_running_loop())
+        await self._redis.connect()
+        await self._prices.refresh()
+        await self._watch.start()
+        self._spawn(self._watch.run())
+        self._spawn(sweeper.run(self._ledger, self._keys.versions))
+        self._spawn(self._renew())
+        await self._server.start(self._settings.host, self._settings.port)
+
+    async def stop(self) -> None:
+        """Drains: no new connections, calls finish, everything they owe reaches the ledger."""
+        self._stopping = True
+        await self._server.drain(self._settings.drain_s)
+        if not await self._journal.flushed(_FLUSH_S):
+            _log.error("%d endings did not reach the ledger; their holds will lapse", self._journal.depth)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._upstream.close()
+        await self._redis.close()
+        self._wheel.stop()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(work))
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(min(_RENEW_S, self._settings.lease_s / 12))
+            self._holds.renew()
+
+    async def _answer(self, request: Request, responder: Responder) -> None:
+        try:
+            route = resolve(request.method, request.path)
+            if isinstance(route, Route):
+                refusal = await serve(request, responder, route, self._plane)
+                if refusal is not None:
+                    self._metrics.refusals[refusal.code] += 1
+                return
+            self._own(route, request, responder)
+        except Refusal as refusal:
+            self._metrics.refusals[refusal.code] += 1
+            replies.refuse(responder, refusal, call_id=ids.uuid7())
+
+    def _own(self, route: Own, request: Request, responder: Responder) -> None:
+        if route.name == "health":
+            replies.send_json(responder, 200, health.HEALTH)
+        elif route.name == "ready":
+            ready = self._readiness()
+            replies.send_json(responder, 200 if ready["enforcing"] and ready["serving"] else 503, ready)
+        else:
+            health.check_ops_secret(request.lower.get(b"x-ops-health-secret"), self._settings.ops_secret)
+            body = self._metrics.render(self._settings.worker, self._gauges())
+            responder.send(200, [(b"content-type", b"text/plain; version=0.0.4")], body)
+
+    def _readiness(self) -> dict[str, Any]:
+        redis, prices = self._redis.connected, self._prices.version is not None
+        serving, enforcing = not self._stopping, redis and prices
+        return {
+            "status": "ok" if serving and enforcing else "unavailable",
+            "serving": serving,
+            "enforcing": enforcing,
+            "checks": {
+                "redis": redis,
+                "prices": self._prices.version,
+                "clock_offset_ms": self._clock.offset_ms,
+                "journal": self._journal.depth,
+            },
+        }
+
+    def _gauges(self) -> dict[str, int]:
+        return {
+            "nullspend_connections": len(self._server.connections),
+            "nullspend_calls_in_flight": self._server.in_flight,
+            "nullspend_holds_live": self._holds.live,
+            "nullspend_journal_depth": self._journal.depth,
+            "nullspend_journal_retries": self._journal.retried,
+            "nullspend_ledger_conflicts": self._journal.conflicts,
+            "nullspend_redis_connected": int(self._redis.connected),
+        }
+
+
+async def _load_scripts(connection: RedisConnection) -> None:
+    for script in SCRIPTS.values():
+        await connection.execute("SCRIPT", "LOAD", script.source)
+
+
+def _protocol_refusal(status: int, code: str, message: str, request: Request | None) -> tuple[Headers, bytes]:
+    """The server's own refusals (bad framing, limits, time) in the envelope of all others."""
+    del request
+    call_id = ids.uuid7()
+    headers = replies.identity_headers(call_id, "")
+    headers += [(b"content-type", b"application/json"), (b"X-NullSpend-Error", code.encode())]
+    if status < 500:
+        headers.append((b"x-should-retry", b"false"))
+    return headers, replies.render_refusal(RequestRefusal(status, code, message), call_id, None)
+
+
+def _broke(error: Exception, request: Request) -> None:
+    _log.error("a call failed inside the gateway: %s %s", request.method, request.path[:200], exc_info=error)
