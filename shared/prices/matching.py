@@ -65,7 +65,8 @@ def matches(clause: Sequence[Any], name: str) -> bool:
 def spellings(name: str, prefixes: Iterable[str]) -> list[str]:
     """The names to try, in order: as given, without a path the provider puts before it, without a trailing date.
 
-    A dated snapshot nobody listed costs what its undated model costs: providers reprice by new names, not by dates.
+    A snapshot too new to be listed is priced like its undated model: refusing it would stop every caller of a model on
+    the day its provider updates it, and letting it pass would charge nothing.
     """
     candidates = [name]
     bare = next((name[len(prefix) :] for prefix in prefixes if name.startswith(prefix)), None)
