@@ -13,10 +13,11 @@ from data_plane import replies
 from data_plane.auth import Keys
 from data_plane.call import Call, Labels
 from data_plane.decide import policy
+from data_plane.decide.denials import BudgetDenial
 from data_plane.decide.outcome import Completed, CutOff, NeverSent, Refused
 from data_plane.hold import Hold, Holds, KeyChanged
 from data_plane.http_message import Headers, Request, Responder
-from data_plane.intake import check_headers, read_labels, upstream_headers
+from data_plane.intake import all_of, check_headers, read_labels, trace_of, upstream_headers
 from data_plane.pricebook import PriceBook
 from data_plane.providers.dialect import Dialect
 from data_plane.providers.registry import DIALECTS
@@ -55,13 +56,13 @@ class _Told:
     """What a refusal needs to know of the request, as far as it was read."""
 
     call_id: str
-    trace_id: str = ""
-    dialect: Dialect | None = None
+    trace_id: str
+    dialect: Dialect
 
 
 async def serve(request: Request, responder: Responder, route: Route, plane: Plane) -> Refusal | None:
     """Answers one provider call. Returns the refusal it was answered with, if any."""
-    told = _Told(ids.uuid7(), dialect=DIALECTS[route.dialect])
+    told = _Told(ids.uuid7(), trace_of(request), DIALECTS[route.dialect])
     try:
         check_headers(request)
         grant = await plane.keys.authenticate(request)
@@ -73,18 +74,22 @@ async def serve(request: Request, responder: Responder, route: Route, plane: Pla
         if responder.started:
             responder.abort()
         else:
-            responder.keep_alive = responder.keep_alive and not refusal.close
-            status = 402 if _wants_402(refusal, request) else None
-            replies.refuse(
-                responder,
-                refusal,
-                call_id=told.call_id,
-                trace_id=told.trace_id,
-                dialect=told.dialect,
-                status=status,
-            )
+            _refuse(refusal, request, responder, told)
         return refusal
     return None
+
+
+def _refuse(refusal: Refusal, request: Request, responder: Responder, told: _Told) -> None:
+    responder.keep_alive = responder.keep_alive and not refusal.close
+    replies.refuse(
+        responder,
+        refusal,
+        call_id=told.call_id,
+        trace_id=told.trace_id,
+        dialect=told.dialect,
+        status=402 if _wants_402(refusal, request) else None,
+        headers=replies.budget_headers(refusal.budgets, refusal.states) if isinstance(refusal, BudgetDenial) else None,
+    )
 
 
 async def exchange(call: Call, hold: Hold, request: Request, responder: Responder, plane: Plane) -> None:
@@ -144,7 +149,7 @@ def _conclude(hold: Hold, ended: Ended) -> None:
     """What became of the call, as a value that has a price."""
     hold.first_byte_ns, hold.last_byte_ns = ended.first_byte_ns, ended.last_byte_ns
     reading = ended.reading
-    if ended.status >= 400:
+    if ended.status >= 300:  # no model ran for a redirect either
         hold.outcome = Refused(reading)
     elif ended.client_gone and not reading.finished and hold.call.facts.stream:
         hold.outcome = CutOff(reading, "cancelled")
@@ -155,19 +160,11 @@ def _conclude(hold: Hold, ended: Ended) -> None:
 
 
 def _call(request: Request, route: Route, grant: Grant, body: bytes, *, told: _Told, plane: Plane) -> Call:
-    dialect = DIALECTS[route.dialect]
-    labels = read_labels(request, grant)
-    told.trace_id = labels.trace_id
+    dialect = told.dialect
+    labels = read_labels(request, grant, told.trace_id)
     base = plane.bases[route.provider]
     _check_upstream(request, base)
-    coding = request.lower.get(b"content-encoding", b"identity").strip().lower()
-    if coding not in {b"", b"identity"}:
-        raise RequestRefusal(
-            415,
-            "unsupported_encoding",
-            "Send the request body uncompressed: its cost must be bounded before it leaves.",
-            details={"encoding": coding.decode("latin-1")[:64]},
-        )
+    _check_coding(request)
     facts = dialect.facts(body, route.model, streaming_path=route.streaming)
     sent, modified = dialect.prepare(body, facts)
     target = request.target
@@ -213,10 +210,8 @@ async def _hold(call: Call, grant: Grant, request: Request, plane: Plane) -> Hol
 
 
 def _relabelled(request: Request, grant: Grant, call: Call) -> Labels:
-    """Labels under the key as it is now. The trace stays: a random one was perhaps already made."""
-    labels = read_labels(request, grant)
-    labels.trace_id = call.labels.trace_id
-    return labels
+    """Labels under the key as it is now."""
+    return read_labels(request, grant, call.labels.trace_id)
 
 
 def _decide(call: Call, grant: Grant, plane: Plane) -> Price | None:
@@ -231,6 +226,17 @@ def _decide(call: Call, grant: Grant, plane: Plane) -> Price | None:
             raise plane.prices.unpriced(provider, model)
         call.labels.warnings.append("unpriced")
     return price
+
+
+def _check_coding(request: Request) -> None:
+    for value in all_of(request, b"content-encoding"):
+        if value.strip().lower() not in {b"", b"identity"}:
+            raise RequestRefusal(
+                415,
+                "unsupported_encoding",
+                "Send the request body uncompressed: its cost must be bounded before it leaves.",
+                details={"encoding": value.decode("latin-1")[:64]},
+            )
 
 
 def _check_upstream(request: Request, base: Base) -> None:

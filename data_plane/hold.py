@@ -158,9 +158,9 @@ class Holds:
         found = [self._prices.find(call.route.provider, model, now_ms) for model in call.facts.sub_models]
         bound = upper_bound(call.facts, price, sub_prices=[sub for sub in found if sub is not None])
         if bound.amount > AMOUNT_MAX:
-            raise RequestRefusal(
-                400, "invalid_parameter", "This call could cost more than a million dollars; lower its output limit."
-            )
+            reason = "This call could cost more than a million dollars; lower its output limit."
+            details = {"field": "the output limit", "reason": reason}
+            raise RequestRefusal(400, "invalid_parameter", reason, details=details)
         return bound
 
     async def _ask(self, request: Reserve, budgets: list[Budget]) -> tuple[ScopeState, ...]:

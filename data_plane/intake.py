@@ -5,7 +5,9 @@ Every header is hostile until checked. `X-NullSpend-*` headers are only labels a
 
 import os
 import re
+from collections.abc import Iterable
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 import orjson
 
@@ -13,7 +15,7 @@ from data_plane.call import Labels
 from data_plane.http_message import Headers, Request
 from shared.errors import RequestRefusal
 from shared.grants import Grant
-from shared.ids import ACTION, bare
+from shared.ids import ACTION, KEY_PREFIX, bare
 
 CUSTOMER: Final = re.compile(r"[A-Za-z0-9._:-]{1,256}")
 _TAG_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -44,9 +46,10 @@ _DROPPED: Final = frozenset(
     }
 )
 _DROPPED_PREFIXES: Final = (b"x-nullspend-", b"proxy-", b"x-forwarded-")
-# What a Connection header may not remove: the request would reach the provider as something else.
-_KEPT: Final = frozenset({b"authorization", b"x-api-key", b"x-goog-api-key", b"content-type", b"content-encoding"})
+_KEY_PREFIX: Final = KEY_PREFIX.encode()
 _CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
+# What a Connection header may not remove: the request would reach the provider as something else.
+_KEPT: Final = frozenset({*_CREDENTIALS, b"content-type", b"content-encoding"})
 _DECODED: Final = frozenset({b"identity", b"gzip", b"deflate"})
 
 
@@ -59,14 +62,23 @@ def check_headers(request: Request) -> None:
 
 def leaked_key(request: Request) -> bool:
     """Whether one of our keys was put where the provider's credentials belong: it must never be forwarded."""
-    if b"ns_live_sk_" in request.query:
+    query = request.query
+    if query and _KEY_PREFIX in (unquote_to_bytes(query) if b"%" in query else query):
         return True
-    return any(b"ns_live_sk_" in request.lower.get(name, b"") for name in _CREDENTIALS)
+    return any(_KEY_PREFIX in value for name in _CREDENTIALS for value in all_of(request, name))
 
 
-def read_labels(request: Request, grant: Grant) -> Labels:
+def all_of(request: Request, name: bytes) -> Iterable[bytes]:
+    """Every value sent under a lower-case name. Nearly always there is at most one."""
+    if name in request.repeated:
+        return [value for key, value in request.headers if key.lower() == name]
+    value = request.lower.get(name)
+    return () if value is None else (value,)
+
+
+def read_labels(request: Request, grant: Grant, trace_id: str) -> Labels:
     """The labels of a call. Malformed labels are dropped with a warning; what is security-relevant is refused."""
-    lower, labels = request.lower, Labels()
+    lower, labels = request.lower, Labels(trace_id=trace_id)
     labels.tags = _tags(lower.get(b"x-nullspend-tags"), grant, labels.warnings)
     labels.customer_id = _customer(lower.get(b"x-nullspend-customer"), grant, labels)
     if labels.customer_id is not None:
@@ -75,7 +87,6 @@ def read_labels(request: Request, grant: Grant) -> Labels:
         labels.tags.pop("customer", None)
     labels.session_id = _text(lower.get(b"x-nullspend-session"), "X-NullSpend-Session", 256)
     labels.idempotency_key = _text(lower.get(b"idempotency-key"), "Idempotency-Key", 256)
-    labels.trace_id = _trace(lower)
     action = lower.get(b"x-nullspend-action-id") or lower.get(b"x-nullspend-actionid")
     if action is not None:
         labels.action_id = bare(action.decode("latin-1"), ACTION)
@@ -86,7 +97,7 @@ def read_labels(request: Request, grant: Grant) -> Labels:
 
 def upstream_headers(request: Request) -> Headers:
     """The caller's headers less hop-by-hop, private and proxy ones, in their order and spelling."""
-    named = {name.strip().lower() for name in request.lower.get(b"connection", b"").split(b",")} - _KEPT
+    named = {name.strip().lower() for value in all_of(request, b"connection") for name in value.split(b",")} - _KEPT
     headers = [
         (name, value)
         for name, value in request.headers
@@ -160,7 +171,9 @@ def _text(header: bytes | None, name: str, limit: int) -> str | None:
     return text
 
 
-def _trace(lower: dict[bytes, bytes]) -> str:
+def trace_of(request: Request) -> str:
+    """The trace a call belongs to: the caller's, or one of its own."""
+    lower = request.lower
     parent = _TRACEPARENT.fullmatch(lower.get(b"traceparent", b"").decode("latin-1"))
     if parent is not None and parent.group(1) != _NO_TRACE:
         return parent.group(1)

@@ -67,7 +67,7 @@ async def relay(call: Call, response: UpstreamResponse, request: Request, respon
     """Passes the reply on and meters it. `own` are our headers. Never raises for what provider or client do."""
     if _is_stream(call, response):
         return await _relay_stream(call, response, request, responder, own)
-    return await _relay_whole(call, response, responder, own)
+    return await _relay_whole(call, response, request, responder, own)
 
 
 def _is_stream(call: Call, response: UpstreamResponse) -> bool:
@@ -76,81 +76,109 @@ def _is_stream(call: Call, response: UpstreamResponse) -> bool:
     return b"event-stream" in response.lower.get(b"content-type", b"") or call.dialect.name == "gemini"
 
 
-async def _relay_whole(call: Call, response: UpstreamResponse, responder: Responder, own: Headers) -> Ended:
+async def _relay_whole(
+    call: Call, response: UpstreamResponse, request: Request, responder: Responder, own: Headers
+) -> Ended:
     """A reply with one body. The caller may leave: the provider bills it anyway, so it is read to its end."""
-    sink = _WholeSink(response, responder, client_headers(response) + own)
+    sink = _WholeSink(call, response, responder, client_headers(response) + own)
     whole = response.whole
     if whole is not None:
         responder.send(response.status, sink.headers, whole)
-        body = whole
+        sink.body = whole
     else:
+        # A client that reads slowly pauses the provider; once it left, nobody else would let it go on.
+        request.on_disconnect(response.resume)
         await response.pipe(sink)
-        body = b"".join(sink.chunks)
-    decoder = decoder_of(response)
-    decoded = body if decoder is None else decoder.feed(body)
-    reading = call.dialect.read_json(decoded, call.facts)
+        request.on_disconnect(None)
     return Ended(
         response.status,
-        reading,
+        sink.reading(),
         failure=sink.failure,
-        client_gone=sink.client_gone,
+        client_gone=responder.gone,
         first_byte_ns=sink.first_byte_ns,
         last_byte_ns=time.perf_counter_ns(),
     )
 
 
 class _WholeSink:
-    """Collects a body for the meter. A short one leaves in one write with its headers, a long one as it comes."""
+    """A short body is kept and leaves in one write with its headers; a long one leaves, and is metered, as it comes."""
 
     __slots__ = (
+        "_call",
+        "_chunks",
+        "_decoder",
         "_length",
+        "_meter",
         "_response",
         "_size",
-        "chunks",
-        "client_gone",
+        "body",
         "failure",
         "first_byte_ns",
         "headers",
         "responder",
     )
 
-    def __init__(self, response: UpstreamResponse, responder: Responder, headers: Headers) -> None:
+    def __init__(self, call: Call, response: UpstreamResponse, responder: Responder, headers: Headers) -> None:
+        self._call = call
         self._response = response
         self.headers = headers
         self.responder = responder
         length = response.lower.get(b"content-length", b"")
         self._length = int(length) if length.isdigit() else None
         self._size = 0
-        self.chunks: list[bytes] = []
+        self._chunks: list[bytes] = []
+        self._decoder = decoder_of(response)
+        self._meter: StreamMeter | None = None
+        self.body = b""
+        """What there is of a short one, once it ended."""
         self.failure: UpstreamFailure | None = None
-        self.client_gone = False
         self.first_byte_ns = time.perf_counter_ns()
 
     def data(self, data: bytes) -> None:
-        self.chunks.append(data)
+        if self._meter is not None:
+            self.responder.write(data)
+            self._meter.feed(self._decoded(data))
+            return
+        self._chunks.append(data)
         self._size += len(data)
-        responder = self.responder
-        if responder.started:
-            responder.write(data)
-        elif self._size > READ_WHOLE_MAX:
-            self._start()
+        if self._size > READ_WHOLE_MAX:
+            self._start(self._taken())
 
     def complete(self) -> None:
-        if self.responder.started:
+        if self._meter is not None:
             self.responder.end()
         else:
-            self.responder.send(self._response.status, self.headers, b"".join(self.chunks))
+            self.body = self._taken()
+            self.responder.send(self._response.status, self.headers, self.body)
 
     def failed(self, failure: UpstreamFailure) -> None:
         self.failure = failure
-        if self.responder.started:
+        if self._meter is not None:
             self.responder.abort()
+        else:
+            self.body = self._taken()
 
-    def _start(self) -> None:
+    def reading(self) -> Reading:
+        """Called once, when the body is over."""
+        if self._meter is not None:
+            return self._meter.finish()[1]
+        return self._call.dialect.read_json(self._decoded(self.body), self._call.facts)
+
+    def _start(self, begun: bytes) -> None:
         responder, response = self.responder, self._response
         responder.start(response.status, self.headers, length=self._length)
         responder.on_writable(response.pause, response.resume)
-        responder.write(b"".join(self.chunks))
+        self._meter = self._call.dialect.meter(self._call.facts)
+        responder.write(begun)
+        self._meter.feed(self._decoded(begun))
+
+    def _decoded(self, data: bytes) -> bytes:
+        return data if self._decoder is None else self._decoder.feed(data)
+
+    def _taken(self) -> bytes:
+        taken = b"".join(self._chunks)
+        self._chunks.clear()
+        return taken
 
 
 async def _relay_stream(
@@ -227,16 +255,18 @@ class _StreamSink:
 
     def failed(self, failure: UpstreamFailure) -> None:
         self.last_byte_ns = time.perf_counter_ns()
-        held_back = self._finish()
+        self._finish()
         if self.client_gone:
             return
         self.failure = failure
         code = "upstream_timeout" if failure.timeout else "upstream_interrupted"
-        self._responder.write(held_back)
-        if self._decoder is None:
-            self._responder.write(self._meter.in_band(code, f"The provider's stream ended early. [{code}]"))
+        told = b""
+        if self._decoder is None and not self._broken:
+            told = self._meter.in_band(code, f"The provider's stream ended early. [{code}]")
+        if told:
+            self._responder.write(told)
             self._responder.end()
-        else:
+        else:  # nothing can be said: the client must at least see that the reply is incomplete
             self._responder.abort()
 
     def ended(self) -> Ended:
@@ -255,11 +285,16 @@ class _StreamSink:
         )
 
     def _finish(self) -> bytes:
-        if self._broken:
-            self.reading = Reading(flags=["unparsable"])
-            return b""
-        held_back, self.reading = self._meter.finish()
-        return held_back
+        """What was held back. A broken meter leaves a reading of nothing, which costs the hold."""
+        if not self._broken:
+            try:
+                held_back, self.reading = self._meter.finish()
+                return held_back
+            except Exception:  # noqa: BLE001 - as above
+                _log.exception("the meter failed at the end of a stream")
+                self._broken = True
+        self.reading = Reading(flags=["unparsable"])
+        return b""
 
 
 class Inflater:

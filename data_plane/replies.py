@@ -1,5 +1,6 @@
 """Everything this server says itself: refusals in the caller's dialect, and the headers of every reply."""
 
+import re
 from typing import Final
 
 import orjson
@@ -15,6 +16,7 @@ from shared.ledger import ScopeState
 VERSION: Final = b"2026-04-01"
 _JSON: Final = (b"content-type", b"application/json")
 _VERSION_HEADER: Final = (b"NullSpend-Version", VERSION)
+_NOT_PRINTABLE: Final = re.compile(r"[^ -~]")
 _NO_STORE: Final = (b"cache-control", b"no-store")
 
 
@@ -37,7 +39,7 @@ def refuse(
     refusal: Refusal,
     *,
     call_id: str,
-    trace_id: str = "",
+    trace_id: str,
     dialect: Dialect | None = None,
     status: int | None = None,
     headers: Headers | None = None,
@@ -58,7 +60,7 @@ def refuse(
 
 
 def budget_headers(budgets: list[Budget], states: tuple[ScopeState, ...]) -> Headers:
-    """The budget with the least left, as it stood when the hold was made."""
+    """The budget with the least left, as it stood when the hold was made or refused."""
     budget, state = min(
         zip(budgets, states, strict=True), key=lambda row: (row[1].remaining, row[0].entity_type, row[0].entity_id)
     )
@@ -66,7 +68,7 @@ def budget_headers(budgets: list[Budget], states: tuple[ScopeState, ...]) -> Hea
         (b"X-NullSpend-Budget-Limit", b"%d" % state.limit),
         (b"X-NullSpend-Budget-Spent", b"%d" % (state.settled + state.held)),
         (b"X-NullSpend-Budget-Remaining", b"%d" % max(0, state.remaining)),
-        (b"X-NullSpend-Budget-Entity", f"{budget.entity_type}:{entity_id(budget)}".encode("ascii", "replace")),
+        (b"X-NullSpend-Budget-Entity", _NOT_PRINTABLE.sub("?", f"{budget.entity_type}:{entity_id(budget)}").encode()),
     ]
 
 

@@ -49,20 +49,17 @@ class Server:
         self._on_error = on_error
         self._per_peer: dict[str, int] = {}
         self._listener: asyncio.Server | None = None
+        self.port = 0
+        """Where it listens, once started."""
 
     async def start(self, host: str, port: int, *, reuse_port: bool = True, ssl: tls.SSLContext | None = None) -> None:
         self._listener = await self.loop.create_server(
             lambda: ServerConnection(self), host, port, reuse_port=reuse_port, ssl=ssl, backlog=_BACKLOG
         )
+        self.port = self._listener.sockets[0].getsockname()[1]
         for sock in self._listener.sockets:
             # Inherited by what is accepted: a client that vanished without a word is noticed within minutes.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-    @property
-    def port(self) -> int:
-        assert self._listener is not None, "the server has not started"
-        port: int = self._listener.sockets[0].getsockname()[1]
-        return port
 
     def stop_accepting(self) -> None:
         """No new connections; idle ones close, busy ones close after their reply."""

@@ -10,7 +10,8 @@ from typing import Final
 
 import httptools
 
-from data_plane.http_message import BodyReader, Headers, Request, names
+from data_plane.http_headers import Headers, names
+from data_plane.http_request import BodyReader, Request
 from data_plane.server_limits import Limits
 
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=-]*(?::\d*)?|\[[0-9A-Fa-f:.]+\](?::\d*)?")

@@ -9,9 +9,8 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from shared.ledger.sweep import sweep
-
 from shared.ledger.redis import RedisLedger
+from shared.ledger.sweep import sweep
 from shared.redis_wire import RedisDown, RedisReplyError
 
 _EVERY_S: Final = 15.0

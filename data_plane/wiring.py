@@ -10,6 +10,7 @@ from data_plane.auth import Keys
 from data_plane.exchange import Plane, serve
 from data_plane.hold import Holds
 from data_plane.http_message import Headers, Request, Responder
+from data_plane.intake import trace_of
 from data_plane.journal import Journal
 from data_plane.ledger_clock import LedgerClock
 from data_plane.policies import Policies
@@ -63,6 +64,7 @@ class Worker:
         limits = Limits()
         self._server = Server(self._answer, _protocol_refusal, wheel=self._wheel, limits=limits, on_error=_broke)
         self._tasks: list[asyncio.Task[Any]] = []
+        self._calls: set[asyncio.Task[Any]] = set()
         self._stopping = False
 
     @property
@@ -84,6 +86,7 @@ class Worker:
         """Drains: no new connections, calls finish, everything they owe reaches the ledger."""
         self._stopping = True
         await self._server.drain(self._settings.drain_s)
+        await self._cut_calls()
         if not await self._journal.flushed(_FLUSH_S):
             _log.error("%d endings did not reach the ledger; their holds will lapse", self._journal.depth)
         for task in self._tasks:
@@ -92,6 +95,13 @@ class Worker:
         self._upstream.close()
         await self._redis.close()
         self._wheel.stop()
+
+    async def _cut_calls(self) -> None:
+        """Ends what outlived the drain, as a reply does that nobody waits for any more: it is charged its hold."""
+        for call in self._calls:
+            call.cancel()
+        if self._calls:
+            await asyncio.wait(self._calls)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work))
@@ -102,6 +112,9 @@ class Worker:
             self._holds.renew()
 
     async def _answer(self, request: Request, responder: Responder) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
         try:
             route = resolve(request.method, request.path)
             if isinstance(route, Route):
@@ -112,7 +125,9 @@ class Worker:
             self._own(route, request, responder)
         except Refusal as refusal:
             self._metrics.refusals[refusal.code] += 1
-            replies.refuse(responder, refusal, call_id=ids.uuid7())
+            replies.refuse(responder, refusal, call_id=ids.uuid7(), trace_id=trace_of(request))
+        finally:
+            self._calls.discard(task)
 
     def _own(self, route: Own, request: Request, responder: Responder) -> None:
         if route.name == "health":

@@ -68,6 +68,11 @@ class RedisClient:
         except TimeoutError:
             raise self._why from None
 
+    @property
+    def errors_unheard(self) -> int:
+        """Error replies to posted commands, on this connection."""
+        return self._connection.errors_unheard if self._connection is not None else 0
+
     async def close(self) -> None:
         keeper, self._keeper = self._keeper, None
         if keeper is not None:

@@ -13,9 +13,16 @@ _CODES: Final = {"customer": "customer_budget_exceeded", "tag": "tag_budget_exce
 _IN_FLIGHT_RETRY_S: Final = 2
 
 
+class BudgetDenial(Denial):
+    """`budgets` and `states` are all that the call was to be held in, as the ledger saw them."""
+
+    budgets: list[Budget]
+    states: tuple[ScopeState, ...]
+
+
 def budget_denial(
     needed: int, budgets: list[Budget], scopes: tuple[Scope, ...], states: tuple[ScopeState, ...]
-) -> Denial:
+) -> BudgetDenial:
     """The 429 of a hold that does not fit. The tightest budget (largest shortfall) gives code and details."""
     failing = [
         (budget, scope, state)
@@ -33,7 +40,7 @@ def budget_denial(
     extra: dict[str, Any] = {"in_flight": in_flight}
     if scope.window_end_ms:
         extra["resets_at"] = rfc3339(scope.window_end_ms)
-    return Denial(
+    denial = BudgetDenial(
         429,
         code,
         _message(needed, budget, scope, state, in_flight=in_flight),
@@ -41,6 +48,8 @@ def budget_denial(
         recovery=_recovery(needed, scope, state, in_flight=in_flight),
         extra=extra,
     )
+    denial.budgets, denial.states = budgets, states
+    return denial
 
 
 def entity_id(budget: Budget) -> str:

@@ -31,7 +31,7 @@ class NeverSent:
 
 @dataclass(slots=True)
 class Refused:
-    """The provider answered with an error status."""
+    """The provider answered with a status that is no success."""
 
     reading: Reading | None = None
 

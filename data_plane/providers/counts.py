@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from data_plane.providers.dialect import Reading
-from shared.prices.usage import STANDARD, PriceContext
+from shared.prices.usage import STANDARD, PriceContext, Usage
 
 COUNT_MAX: Final = 10**11
 """Beyond this a count is no measurement."""
@@ -38,6 +38,22 @@ def within(child: int, parent: int, reading: Reading) -> int:
         return child
     reading.flag("usage_inconsistent")
     return parent
+
+
+def fill_input(usage: Usage, total: int) -> None:
+    """Sets the text input to what is left of `total`. What is both media and cached is counted once, as cached."""
+    excess = usage.input_total - total
+    if excess > 0:
+        audio = min(excess, usage.input_audio, usage.cache_read)
+        image = min(excess - audio, usage.input_image, usage.cache_read - audio)
+        video = min(excess - audio - image, usage.input_video)
+        usage.input_audio -= audio
+        usage.input_image -= image
+        usage.input_video -= video
+        usage.cache_read -= audio + image
+        usage.cache_read_audio += audio
+        usage.cache_read_image += image
+    usage.input = max(0, total - usage.input_total)
 
 
 def tier(value: Any) -> str:

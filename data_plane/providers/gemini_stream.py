@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from data_plane.providers.counts import BadCount, context, count, details, tier, within
+from data_plane.providers.counts import BadCount, context, count, details, fill_input, tier, within
 from data_plane.providers.dialect import Facts, Reading
 from data_plane.providers.json_array import ArraySplitter
 from data_plane.providers.json_text import salvage, text_bytes
@@ -205,7 +205,7 @@ def _usage(report: dict[str, Any], reading: Reading) -> Usage:
         output_video=video_out,
         reasoning=thoughts,
     )
-    usage.input = max(0, prompt + tools - usage.input_total)
+    fill_input(usage, prompt + tools)
     return usage
 
 

@@ -16,7 +16,8 @@ MARKS_MAX: Final = 20_000
 """A body that spells watched keys more often than this is refused unread."""
 
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:5[fF]|[46][1-9a-fA-F]|[57][0-9aA])")
-_ESCAPE: Final = re.compile(rb"\\(?:u00(5[fF]|[46][1-9a-fA-F]|[57][0-9aA])|.)", re.DOTALL)
+_SPELLED_OUT: Final = re.compile(rb"(?<!\\)((?:\\\\)*+)\\u00(5[fF]|[46][1-9a-fA-F]|[57][0-9aA])")
+"""The same, where the backslash is not itself escaped."""
 _MARK: Final = re.compile(r"~\d+~(.*)", re.DOTALL)
 _TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]', re.DOTALL)
 _QUOTE, _COLON, _COMMA = b'":,'
@@ -37,26 +38,26 @@ def parse(text: bytes) -> Any:
 
 def has_escaped_letters(text: bytes) -> bool:
     """Whether a letter or underscore is spelled as an escape somewhere: a key may then hide from a search."""
-    return _ESCAPED_LETTER.search(text) is not None
+    return _ESCAPED_LETTER.search(text) is not None and _SPELLED_OUT.search(text) is not None
 
 
 def repeated_key(text: bytes, spelled: re.Pattern[bytes], watched: frozenset[str]) -> str | None:
     """The first watched key that stands twice in one object. Paths are dotted; arrays add nothing to a path.
 
     `spelled` finds the watched names in quotes. Every place is marked with a number, so that the parser, which keeps
-    the last of equal keys, keeps all of them.
+    the last of equal keys, keeps all of them. Raises ValueError for a text with more places than anyone needs.
     """
+    letters = 0
     if has_escaped_letters(text):
-        text = _ESCAPE.sub(_plain, text)
+        text, letters = _SPELLED_OUT.subn(_plain, text, MARKS_MAX + 1)
     marked, marks = _marked(text, spelled)
-    if marks > MARKS_MAX:
-        return "a watched field"
+    if max(marks, letters) > MARKS_MAX:
+        raise ValueError("too many places")
     return _repeated(parse(marked), "", watched)
 
 
 def _plain(match: re.Match[bytes]) -> bytes:
-    code = match[1]
-    return match[0] if code is None else bytes.fromhex(code.decode())
+    return match[1] + bytes.fromhex(match[2].decode())
 
 
 def _marked(text: bytes, spelled: re.Pattern[bytes]) -> tuple[bytes, int]:

@@ -6,10 +6,8 @@ A body is judged by its first byte, not by what was asked for: providers answer 
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
-import orjson
-
 from data_plane.providers.dialect import Facts, Reading
-from data_plane.providers.json_text import salvage
+from data_plane.providers.json_text import parse, salvage
 from data_plane.providers.sse import HEAD_BYTES, TAIL_BYTES, Splitter, parse_event, raw_events
 from data_plane.providers.template import Template
 
@@ -105,9 +103,8 @@ class EventMeter:
                 break
             reading.output_deltas += 1
             reading.output_bytes += template.text_bytes
-            at = end
-        if at:
             self._lessons = LESSONS
+            at = end
         return chunk
 
     def _take(self, chunk: bytes) -> None:
@@ -176,8 +173,8 @@ class EventMeter:
 
     def _payload(self, name: str, payload: bytes, *, complete: bool) -> None:
         try:
-            document = orjson.loads(payload)
-        except orjson.JSONDecodeError:
+            document = parse(payload)
+        except (ValueError, RecursionError):
             document = None
         if isinstance(document, dict):
             if name and "type" not in document:
@@ -239,8 +236,8 @@ def read_document(head: bytes, body: bytes, usage_key: str, read: Callable[[dict
         reading.output_bytes = len(body)
     else:
         try:
-            document = orjson.loads(body)
-        except orjson.JSONDecodeError:
+            document = parse(body)
+        except (ValueError, RecursionError):
             document = None
     if not isinstance(document, dict):
         reading.flag("unparsable")

@@ -11,7 +11,7 @@ import orjson
 
 from data_plane.providers.counts import details
 from data_plane.providers.dialect import Facts, Reading
-from data_plane.providers.json_text import cut_member, text_bytes, top_level
+from data_plane.providers.json_text import cut_member, parse, text_bytes, top_level
 from data_plane.providers.metering import LESSONS, EventMeter
 from data_plane.providers.openai_usage import identify, metered, tool_calls, usage_report
 from data_plane.providers.request_body import members
@@ -126,10 +126,9 @@ class RestoringMeter(ChatMeter):
                 break
             reading.output_deltas += 1
             reading.output_bytes += template.text_bytes
+            self._lessons = LESSONS
             out.append(template.shown(chunk, at, end))
             at = end
-        if at:
-            self._lessons = LESSONS
         return out[0] if len(out) == 1 else b"".join(out)
 
     def _taken(self, chunk: bytes) -> bytes:
@@ -170,6 +169,7 @@ class RestoringMeter(ChatMeter):
             if template.match(raw, 0) == size:
                 reading.output_deltas += 1
                 reading.output_bytes += template.text_bytes
+                self._lessons = LESSONS
                 out.append(template.shown(raw, 0, size))
             else:
                 self._study(raw)
@@ -181,8 +181,8 @@ class RestoringMeter(ChatMeter):
         if b'"usage"' not in text:
             return text
         try:
-            document = orjson.loads(parse_event(raw)[1])
-        except orjson.JSONDecodeError:
+            document = parse(parse_event(raw)[1])
+        except (ValueError, RecursionError):
             return raw
         if not isinstance(document, dict) or "usage" not in document:
             return raw

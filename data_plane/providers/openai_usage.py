@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from data_plane.providers.counts import BadCount, context, count, details, tier, within
+from data_plane.providers.counts import BadCount, context, count, details, fill_input, tier, within
 from data_plane.providers.dialect import Facts, Reading
 from data_plane.providers.request_body import members
 from shared.prices.usage import Metered, Usage, UsagePart
@@ -75,20 +75,13 @@ def _usage(report: dict[str, Any], reading: Reading) -> Usage | None:
     audio = within(count(inside, "audio_tokens"), prompt, reading)
     image = within(count(inside, "image_tokens"), prompt - audio, reading)
     video = within(count(inside, "video_tokens"), prompt - audio - image, reading)
-    # What is both media and cached is counted once: audio first, the dearest.
-    overlap = max(0, cached + written + audio + image + video - prompt)
-    audio_cached = min(overlap, audio, cached)
-    image_cached = min(overlap - audio_cached, image, cached - audio_cached)
-    excess = overlap - audio_cached - image_cached
     audio_out = within(count(outside, "audio_tokens"), completion, reading)
     image_out = within(count(outside, "image_tokens"), completion - audio_out, reading)
     usage = Usage(
-        input_audio=audio - audio_cached,
-        input_image=image - image_cached,
-        input_video=max(0, video - excess),
-        cache_read=cached - audio_cached - image_cached,
-        cache_read_audio=audio_cached,
-        cache_read_image=image_cached,
+        input_audio=audio,
+        input_image=image,
+        input_video=video,
+        cache_read=cached,
         cache_write=written,
         output=completion - audio_out - image_out,
         output_audio=audio_out,
@@ -98,5 +91,5 @@ def _usage(report: dict[str, Any], reading: Reading) -> Usage | None:
             details(report, "server_tool_use_details") or details(report, "server_tool_use"), "web_search_requests"
         ),
     )
-    usage.input = max(0, prompt - usage.input_total)
+    fill_input(usage, prompt)
     return usage

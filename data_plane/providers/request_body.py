@@ -4,11 +4,12 @@ Nothing is rewritten; the bytes go to the provider as they came.
 """
 
 import re
+from itertools import islice
 from typing import Any, Final
 
 import orjson
 
-from data_plane.providers.json_text import has_escaped_letters, parse, repeated_key
+from data_plane.providers.json_text import MARKS_MAX, has_escaped_letters, parse, repeated_key
 from shared.errors import RequestRefusal
 
 TOKENS_MAX: Final = 10_000_000
@@ -18,6 +19,8 @@ USES_UNBOUNDED: Final = 10
 USES_MAX: Final = 1_000
 MODEL_CHARS_MAX: Final = 512
 
+NESTED_MAX: Final = 500_000
+"""Objects and lists in a body. No request needs as many, and every one of them costs time."""
 _LENIENT_BYTES_MAX: Final = 4 * 1024 * 1024
 _KEY_BEFORE: Final = re.compile(r'"([^"\\]{1,64})"\s*:\s*[-+]?$')
 
@@ -35,6 +38,8 @@ class Watch:
 
 def read_object(body: bytes, watch: Watch) -> dict[str, Any]:
     """The body as an object. Raises RequestRefusal."""
+    if len(body) > NESTED_MAX and body.count(b"{") + body.count(b"[") > NESTED_MAX:
+        raise bad_request(f"The body holds more than {NESTED_MAX} objects and lists.")
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -53,10 +58,13 @@ def _refuse_repeats(body: bytes, document: dict[str, Any], watch: Watch) -> None
             return
     except TypeError:  # lone surrogates
         pass
-    names = watch.pattern.findall(body)
+    names = [match[0] for match in islice(watch.pattern.finditer(body), MARKS_MAX + 1)]
     if len(names) == len(set(names)) and not has_escaped_letters(body):
         return
-    path = repeated_key(body, watch.pattern, watch.paths)
+    try:
+        path = repeated_key(body, watch.pattern, watch.paths)
+    except ValueError:
+        raise bad_request("The body repeats field names, or spells their letters as escapes, too often.") from None
     if path is not None:
         raise ambiguous(path)
 

@@ -144,11 +144,11 @@ def parse_event(raw: bytes) -> tuple[str, bytes]:
         if b"\n" not in data_line and b"\r" not in data_line:
             return "", data_line
     name = ""
-    data: list[bytes] = []
+    lines: list[bytes] = []
     for line in _LINE.split(raw.removeprefix(_BOM)):
         field, _, value = line.partition(b":")
         if field == b"data":
-            data.append(value.removeprefix(b" "))
+            lines.append(value.removeprefix(b" "))
         elif field == b"event":
             name = value.removeprefix(b" ").decode(errors="replace")
-    return name, b"\n".join(data)
+    return name, b"\n".join(lines)

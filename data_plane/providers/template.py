@@ -7,6 +7,8 @@ else means the same.
 import re
 from typing import Final
 
+import orjson
+
 _REST_OF_STRING: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"')
 _END_OF_STRING: Final = b'"}\n\n'
 _END_OF_OBJECT: Final = b"}\n\n"
@@ -32,7 +34,7 @@ class Template:
         self._suffix = self._shown_suffix = self._end = b""
         self._suffix_bytes = self._text_end = 0
         self.text_bytes = 0
-        """Of the last match: bytes of its text, as encoded."""
+        """Of the last match: bytes of its text, escapes undone."""
         self.forget()
 
     def forget(self) -> None:
@@ -69,12 +71,22 @@ class Template:
             return -1
         start = at + self._prefix_bytes
         end = block.find(b'"', start)
-        if end > 0 and block[end - 1] == _BACKSLASH:  # a quote within, or the end after an escaped backslash
-            text = _REST_OF_STRING.match(block, start)
-            end = -1 if text is None else text.end() - 1
-        if end <= start or not block.startswith(self._suffix, end):
+        if end <= start:
             return -1
-        self.text_bytes = end - start
+        text = block[start:end]
+        if _BACKSLASH in text:
+            whole = _REST_OF_STRING.match(block, start)
+            if whole is None:
+                return -1
+            end = whole.end() - 1
+            size = _decoded_bytes(block[start - 1 : end + 1])
+            if size < 0:
+                return -1
+        else:
+            size = end - start
+        if not block.startswith(self._suffix, end):
+            return -1
+        self.text_bytes = size
         self._text_end = end
         close = end + self._suffix_bytes
         if self._end is _END_OF_STRING:
@@ -93,3 +105,10 @@ class Template:
     def shown(self, block: bytes, at: int, end: int) -> bytes:
         """The event that was matched last, as clients see it."""
         return block[at : self._text_end] + self._shown_suffix + block[self._text_end + self._suffix_bytes : end]
+
+
+def _decoded_bytes(literal: bytes) -> int:
+    try:
+        return len(orjson.loads(literal).encode())
+    except orjson.JSONDecodeError:
+        return -1

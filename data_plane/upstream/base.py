@@ -17,7 +17,8 @@ class Base:
     path_bytes: bytes = field(init=False, compare=False)
     line_end: bytes = field(init=False, compare=False)
     """What follows the target in a request head, Host included."""
-    _hash: int = field(init=False, compare=False, repr=False)
+    origin: str = field(init=False, compare=False)
+    """Bases of one origin share connections."""
 
     def __post_init__(self) -> None:
         tls = self.scheme == "https"
@@ -27,10 +28,7 @@ class Base:
         object.__setattr__(self, "host_header", (name if standard else f"{name}:{self.port}").encode("ascii"))
         object.__setattr__(self, "path_bytes", self.path.encode("ascii"))
         object.__setattr__(self, "line_end", b" HTTP/1.1\r\nHost: " + self.host_header)
-        object.__setattr__(self, "_hash", hash((self.scheme, self.host, self.port)))
-
-    def __hash__(self) -> int:
-        return self._hash
+        object.__setattr__(self, "origin", f"{self.scheme}://{name}:{self.port}")
 
     @classmethod
     def parse(cls, url: str) -> "Base":

@@ -4,10 +4,10 @@ Nothing is repeated once a byte was written: the call may have been billed. Redi
 """
 
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from typing import Final
 
-from data_plane.http_message import Headers
+from data_plane.http_headers import Headers
 from data_plane.timers import TimerWheel
 from data_plane.upstream.base import Base
 from data_plane.upstream.failures import Timeouts, UpstreamFailure
@@ -42,21 +42,31 @@ class UpstreamPool:
         method: bytes,
         target: bytes,
         headers: Headers,
-        body: bytes,
+        body: bytes | AsyncIterable[bytes],
         *,
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
+        length: int | None = None,
     ) -> UpstreamResponse:
         """The reply's head. `headers` hold no Host, Content-Length, Transfer-Encoding or Connection.
 
         Raises UpstreamFailure; its `bytes_written` says whether the provider may have seen the request. The caller
         reads the reply to its end (`pipe`, `read`) or aborts it. Cancelling the caller closes the connection.
+        A body that comes in pieces has `length` bytes, or is chunked; what it raises before the reply is raised here.
         """
-        head = request_head(base, method, target, headers, len(body))
+        pieces = None
+        if isinstance(body, bytes):
+            length = len(body)
+        else:
+            pieces, body = body, b""
+        head = request_head(base, method, target, headers, length)
         origin = self.connections.origin(base)
         # A pooled connection found dead is replaced: nothing was written to it.
         connection = origin.take() or await origin.open(timeouts)
         try:
-            return await connection.request(head, body, timeouts, head_only=method == b"HEAD")
+            reply = connection.request(head, body, timeouts, head_only=method == b"HEAD")
+            if pieces is not None:
+                connection.upload(pieces, length)
+            return await reply
         except BaseException:
             connection.abort()
             raise
@@ -66,9 +76,12 @@ class UpstreamPool:
         self.connections.close()
 
 
-def request_head(base: Base, method: bytes, target: bytes, headers: Headers, length: int) -> bytes:
+def request_head(base: Base, method: bytes, target: bytes, headers: Headers, length: int | None) -> bytes:
     """Raises ValueError if a part would break out of its line."""
-    end = b"Content-Length: %d\r\n\r\n" % length if length or method not in _BODILESS else b"\r\n"
+    if length is None:
+        end = b"Transfer-Encoding: chunked\r\n\r\n"
+    else:
+        end = b"Content-Length: %d\r\n\r\n" % length if length or method not in _BODILESS else b"\r\n"
     line = b"".join((method, b" ", base.path_bytes, target, base.line_end))
     head = b"\r\n".join([line, *map(b": ".join, headers), end])
     if head.count(b"\n") != len(headers) + 2 + end.count(b"\n") or _BLANK in target:

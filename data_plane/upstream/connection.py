@@ -5,15 +5,17 @@ chunks, and is a failure otherwise. Anything that leaves doubt about where a rep
 """
 
 import asyncio
+from collections.abc import AsyncIterable
 from math import inf
 from typing import Final, Protocol
 
 import httptools
 
-from data_plane.http_message import Headers, names
+from data_plane.http_headers import Headers, names
 from data_plane.timers import TimerWheel
 from data_plane.upstream.failures import Phase, Timeouts, UpstreamFailure
 from data_plane.upstream.response import UpstreamResponse
+from data_plane.upstream.upload import Upload
 
 HEAD_BYTES_MAX: Final = 64 * 1024
 HEADERS_MAX: Final = 256
@@ -49,33 +51,6 @@ class ConnectionHome(Protocol):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    __slots__ = (
-        "_ahead_paused",
-        "_buffered_before",
-        "_call_deadline",
-        "_first_byte_deadline",
-        "_head",
-        "_head_only",
-        "_headers",
-        "_home",
-        "_interim",
-        "_keep_alive",
-        "_left",
-        "_loop",
-        "_message_ended",
-        "_nothing_bytes",
-        "_parser",
-        "_parts",
-        "_paused",
-        "_response",
-        "_state",
-        "_surplus",
-        "_timeouts",
-        "_timer",
-        "_waiter",
-        "transport",
-    )
-
     transport: asyncio.Transport
 
     def __init__(self, home: ConnectionHome, loop: asyncio.AbstractEventLoop) -> None:
@@ -89,6 +64,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._response: UpstreamResponse | None = None
         self._waiter: asyncio.Future[UpstreamResponse] | None = None
+        self._upload: Upload | None = None
         self._paused = self._ahead_paused = False
         self._call_deadline = self._first_byte_deadline = inf
 
@@ -117,11 +93,28 @@ class UpstreamConnection(asyncio.Protocol):
         self._waiter = waiter = self._loop.create_future()
         if len(body) < _COPY_BELOW_BYTES:
             self.transport.write(head + body if body else head)
-            self._timer.arm(min(timeouts.write_stall_s, timeouts.first_byte_s, timeouts.call_s))
+            self._timer.arm(timeouts.first_check_s)
         else:
             self.transport.writelines((head, body))
-            self._timer.arm(min(_FIRST_WRITE_CHECK_S, timeouts.write_stall_s, timeouts.first_byte_s, timeouts.call_s))
+            self._timer.arm(min(_FIRST_WRITE_CHECK_S, timeouts.first_check_s))
         return waiter
+
+    def upload(self, body: AsyncIterable[bytes], length: int | None) -> None:
+        """Send the body of the request just written as it comes; its errors reach whoever waits for the reply."""
+        self._first_byte_deadline = inf
+        self._upload = Upload(self.transport, body, length, self._upload_ended)
+
+    def _upload_ended(self, error: Exception | None) -> None:
+        self._upload = None
+        if error is None:
+            if self._state == _HEAD:
+                self._first_byte_deadline = self._home.wheel.now + self._timeouts.first_byte_s
+                self._check_progress(self._home.wheel.now)
+        elif self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
+            self.abort()
+        else:
+            self._fail(f"the body of the request broke off: {error!r}", "write")
 
     def keep(self, idle_s: float) -> None:
         """Wait for the next request, at most this long."""
@@ -142,8 +135,10 @@ class UpstreamConnection(asyncio.Protocol):
         state = self._state
         if state == _HEAD:
             self._read_head(data)
-        elif state in {_CHUNKED, _PLAIN}:
-            self._read_body(data)
+        elif state == _CHUNKED:
+            self._read_chunked(data)
+        elif state == _PLAIN:
+            self._read_plain(data)
         elif state == _POOLED:
             self._close()  # nobody asked for anything
 
@@ -151,6 +146,14 @@ class UpstreamConnection(asyncio.Protocol):
         if self._state == _PLAIN and self._left < 0:
             self._end()
         return None
+
+    def pause_writing(self) -> None:
+        if self._upload is not None:
+            self._upload.pause()
+
+    def resume_writing(self) -> None:
+        if self._upload is not None:
+            self._upload.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._state != _CLOSED:
@@ -226,44 +229,42 @@ class UpstreamConnection(asyncio.Protocol):
             self._keep_alive = connection is None or not names(connection, b"close")
         else:
             self._keep_alive = names(connection, b"keep-alive")
-        self._start_body(response, coding is not None, rest)
-        waiter.set_result(response)
-
-    def _start_body(self, response: UpstreamResponse, chunked: bool, rest: bytes) -> None:
-        length = response.lower.get(b"content-length")
-        if self._head_only or response.status in _BODILESS:
+        if self._head_only or status in _BODILESS:
             if not self._message_ended:
                 self._parser = httptools.HttpResponseParser(self)
             self._surplus = bool(rest)
             self._end()
-            return
-        if not chunked:
-            self._state = _PLAIN
-            if length is None:
-                self._left = -1
-                self._keep_alive = False
-            else:
-                self._left = response.content_length = int(length)
-                if len(rest) == self._left:  # the whole reply in one read
-                    self._parser.feed_data(rest)  # for its state: cheaper than a new parser
-                    self._parts.clear()
-                    response.arrived(rest)
-                    self._end()
-                    return
-                self._parser = httptools.HttpResponseParser(self)
-        else:
+        elif coding is not None:
             self._state = _CHUNKED
-        self._timer.arm(min(self._timeouts.idle_s, self._call_deadline - self._home.wheel.now))
+            self._await_bytes()
+            if rest:
+                self._read_chunked(rest)
+        else:
+            self._start_plain(response, rest)
+        waiter.set_result(response)
+
+    def _start_plain(self, response: UpstreamResponse, rest: bytes) -> None:
+        length = response.lower.get(b"content-length")
+        if length is not None and int(length) == len(rest):  # the whole reply in one read
+            response.content_length = len(rest)
+            self._parser.feed_data(rest)  # for its state: cheaper than a new parser
+            self._parts.clear()
+            if rest:
+                response.arrived(rest)
+            self._end()
+            return
+        self._state = _PLAIN
+        if length is None:
+            self._left = -1
+            self._keep_alive = False
+        else:
+            self._left = response.content_length = int(length)
+            self._parser = httptools.HttpResponseParser(self)
+        self._await_bytes()
         if rest:
-            self._read_body(rest)
+            self._read_plain(rest)
 
     # --- bodies ---
-
-    def _read_body(self, data: bytes) -> None:
-        if self._state == _CHUNKED:
-            self._read_chunked(data)
-        else:
-            self._read_plain(data)
 
     def _read_plain(self, data: bytes) -> None:
         left, response = self._left, self._response
@@ -317,9 +318,15 @@ class UpstreamConnection(asyncio.Protocol):
         """The reply ended cleanly."""
         response, self._response = self._response, None
         assert response is not None
-        if self._keep_alive and not self._surplus and not self.transport.get_write_buffer_size():
+        if (
+            self._keep_alive
+            and not self._surplus
+            and self._upload is None
+            and not self.transport.get_write_buffer_size()
+        ):
             self._state = _POOLED
-            self.resume_body()
+            if self._paused:
+                self.resume_body()
             self._home.freed(self)
         else:
             self._close()
@@ -338,7 +345,10 @@ class UpstreamConnection(asyncio.Protocol):
         if self._paused:
             self._paused = self._ahead_paused = False
             self.transport.resume_reading()
-            self._timer.arm(min(self._timeouts.idle_s, self._call_deadline - self._home.wheel.now))
+            self._await_bytes()
+
+    def _await_bytes(self) -> None:
+        self._timer.arm(min(self._timeouts.idle_s, self._call_deadline - self._home.wheel.now))
 
     # --- endings ---
 
@@ -358,6 +368,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._state != _CLOSED:
             self._state = _CLOSED
             self._timer.disarm()
+            if self._upload is not None:
+                self._upload.cancel()
             # Not `close`: a request that nobody waits for any more must not be sent to its end.
             self.transport.abort()
 

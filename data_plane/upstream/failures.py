@@ -1,6 +1,6 @@
 """How a call to a provider fails, and the times it may take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Phase = Literal["dns", "connect", "tls", "write", "first_byte", "body"]
@@ -27,3 +27,8 @@ class Timeouts:
     idle_s: float = 300.0
     """Between bytes of the reply; it stands still while the reply is paused."""
     call_s: float = 3_600.0
+    first_check_s: float = field(init=False, repr=False, compare=False)
+    """When a call is looked at first."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "first_check_s", min(self.write_stall_s, self.first_byte_s, self.call_s))

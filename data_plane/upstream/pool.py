@@ -121,7 +121,7 @@ class Origin:
     def _forget_if_empty(self) -> None:
         """Callers may name bases of their own: what has no connection is not remembered."""
         if not self.connections and not self._opening:
-            self._pool.origins.pop(self._base, None)
+            self._pool.origins.pop(self._base.origin, None)
 
 
 class _Stage:
@@ -146,16 +146,22 @@ class ConnectionPool:
         self.loop = asyncio.get_running_loop()
         self.wheel = wheel
         self.resolver = Resolver(wheel, allow=allow)
-        self.ssl_context = ssl_context or _default_tls()
+        self._ssl_context = ssl_context
         self.idle_s = idle_s
         self.idle_max = idle_max
         self.closed = False
-        self.origins: dict[Base, Origin] = {}
+        self.origins: dict[str, Origin] = {}
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        if self._ssl_context is None:  # loading the certificates of the system takes a while: not for http:// only
+            self._ssl_context = _default_tls()
+        return self._ssl_context
 
     def origin(self, base: Base) -> Origin:
-        origin = self.origins.get(base)
+        origin = self.origins.get(base.origin)
         if origin is None:
-            origin = self.origins[base] = Origin(self, base)
+            origin = self.origins[base.origin] = Origin(self, base)
         return origin
 
     def close(self) -> None:

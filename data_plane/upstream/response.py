@@ -3,7 +3,7 @@
 import asyncio
 from typing import Protocol
 
-from data_plane.http_message import Headers
+from data_plane.http_headers import Headers
 from data_plane.upstream.failures import UpstreamFailure
 
 
@@ -76,6 +76,8 @@ class UpstreamResponse:
         """
         assert self._sink is None, "a body is read once"
         self._sink = sink
+        if self._source is not None:
+            self._source.resume_body()  # it may be paused for want of a reader; the sink may pause it again
         if self._parts:
             sink.data(self._take())
         if self.failure is not None:
@@ -84,7 +86,6 @@ class UpstreamResponse:
             sink.complete()
         elif self._source is not None:
             self._done = asyncio.get_running_loop().create_future()
-            self._source.resume_body()
             try:
                 await self._done
             except BaseException:

@@ -99,32 +99,46 @@ class Retry(NamedTuple):
 # ---------------------------------------------------------------------------------------------- keys and windows
 
 
-class _OrgKeys(NamedTuple):
+class _Places(NamedTuple):
+    """The keys of one organisation's calls in the same scopes. `prefix` ends where the reservation's id begins."""
+
     prefix: str
-    reservation: str
-    window: str
-    limit: str
     open: str
     seq: str
     stream: str
     epoch: str
     policy_version: str
+    windows: tuple[str, ...]
+    windows_and_limits: tuple[str, ...]
+    text: str
+    """The scopes as the ledger stores them, see `encode_windows`."""
 
 
-@lru_cache(maxsize=4096)
-def _keys_of(org_id: str) -> _OrgKeys:
-    prefix = redis_keys.tag(org_id)
-    return _OrgKeys(
-        prefix=prefix,
-        reservation=redis_keys.reservation(prefix, ""),
-        window=redis_keys.window(prefix, ""),
-        limit=redis_keys.limit(prefix, ""),
+@lru_cache(maxsize=2048)
+def _places(org_id: str, scopes: tuple[Scope, ...]) -> _Places:
+    """Calls come in the same few scopes again and again, and building their keys is most of the work."""
+    budgets = {scope.budget_id for scope in scopes}
+    assert len(budgets) == len(scopes), "a budget is charged once per call"
+    assert not any(":" in budget_id for budget_id in budgets), "a colon ends the budget in a window id"
+    prefix, pairs = redis_keys.tag(org_id), _windows_and_limits(org_id, scopes)
+    return _Places(
+        prefix=redis_keys.reservation(prefix, ""),
         open=redis_keys.open_leases(prefix),
         seq=redis_keys.seq(prefix),
         stream=redis_keys.stream(prefix),
         epoch=redis_keys.epoch(prefix),
         policy_version=redis_keys.policy_version(prefix, org_id),
+        windows=tuple(pairs[::2]),
+        windows_and_limits=tuple(pairs),
+        text=encode_windows(scopes),
     )
+
+
+def _windows_and_limits(org_id: str, scopes: Sequence[Scope]) -> list[str]:
+    prefix, keys = redis_keys.tag(org_id), []
+    for scope in scopes:
+        keys += [redis_keys.window(prefix, scope.window_id), redis_keys.limit(prefix, scope.budget_id)]
+    return keys
 
 
 def encode_windows(scopes: Sequence[Scope]) -> str:
@@ -144,10 +158,6 @@ def decode_windows(text: str) -> tuple[Scope, ...]:
     return tuple(scopes)
 
 
-def _each_budget_once(scopes: Sequence[Scope]) -> bool:
-    return len({scope.budget_id for scope in scopes}) == len(scopes) and not any(":" in s.budget_id for s in scopes)
-
-
 def _is_amount(amount: int) -> bool:
     return 0 <= amount <= AMOUNT_MAX
 
@@ -161,93 +171,70 @@ def encode(verb: Verb, now_ms: int | None = None) -> Command:
     match verb:
         case Reserve():
             return _encode_reserve(verb, now)
-        case Settle() | Record():
-            name = "settle" if isinstance(verb, Settle) else "record"
+        case Settle():
             assert _is_amount(verb.amount)
-            return _encode_ending(name, verb, [now, verb.org_id, verb.id, verb.amount], verb.event)
+            return _encode_ending("settle", verb, now, verb.amount, verb.event)
         case Release():
-            return _encode_ending("release", verb, [now, verb.org_id, verb.id, 0], verb.event)
+            return _encode_ending("release", verb, now, 0, verb.event)
         case Extend():
             return _encode_extend(verb, now)
+        case Record():
+            assert _is_amount(verb.amount)
+            return _encode_ending("record", verb, now, verb.amount, verb.event)
         case Expire():
-            return _encode_ending("expire", verb, [now, verb.org_id, verb.id, int(verb.force)])
+            return _encode_ending("expire", verb, now, int(verb.force))
         case SetLimit():
             return _encode_set_limit(verb, now)
         case Read():
-            keys = _keys_of(verb.org_id)
-            return _command("read", [keys.seq, *_windows_and_limits(keys, verb.scopes)], [now, verb.org_id])
+            keys = [redis_keys.seq(redis_keys.tag(verb.org_id)), *_windows_and_limits(verb.org_id, verb.scopes)]
+            return _command("read", keys, now, verb.org_id)
 
 
-def _command(name: str, keys: list[Part], args: list[Part]) -> Command:
+def _command(name: str, keys: Sequence[str], *args: Part) -> Command:
     script = SCRIPTS[name]
     return Command(script, ["EVALSHA", script.sha1, len(keys), *keys, *args])
 
 
-def _windows_and_limits(keys: _OrgKeys, scopes: Sequence[Scope]) -> list[Part]:
-    parts: list[Part] = []
-    for scope in scopes:
-        parts += (keys.window + scope.window_id, keys.limit + scope.budget_id)
-    return parts
-
-
 def _encode_reserve(verb: Reserve, now: Part) -> Command:
-    assert _each_budget_once(verb.scopes)
     assert _is_amount(verb.amount)
-    scopes, keys, script = verb.scopes, _keys_of(verb.org_id), SCRIPTS["reserve"]
-    parts: list[Part] = [
-        "EVALSHA",
-        script.sha1,
-        5 + 2 * len(scopes),
-        keys.reservation + verb.id,
-        keys.open,
-        keys.seq,
-        keys.epoch,
-        keys.policy_version,
-        *_windows_and_limits(keys, scopes),
-        now,
-        verb.org_id,
-        verb.id,
-        verb.amount,
-        encode_windows(scopes),
-        verb.lease_ms,
-        verb.policy_version,
-        verb.draft,
-    ]
+    at, script = _places(verb.org_id, verb.scopes), SCRIPTS["reserve"]
+    parts: list[Part] = ["EVALSHA", script.sha1, 5 + len(at.windows_and_limits)]
+    parts += (at.prefix + verb.id, at.open, at.seq, at.epoch, at.policy_version)
+    parts += at.windows_and_limits
+    parts += (now, verb.org_id, verb.id, verb.amount, at.text, verb.lease_ms, verb.policy_version, verb.draft)
     return Command(script, parts)
 
 
 def _encode_extend(verb: Extend, now: Part) -> Command:
-    assert _each_budget_once(verb.scopes)
     assert _is_amount(verb.add)
-    org = _keys_of(verb.org_id)
-    keys: list[Part] = [org.reservation + verb.id, org.open, org.seq, *_windows_and_limits(org, verb.scopes)]
-    return _command("extend", keys, [now, verb.org_id, verb.id, verb.add, encode_windows(verb.scopes), verb.lease_ms])
+    at = _places(verb.org_id, verb.scopes)
+    keys = [at.prefix + verb.id, at.open, at.seq, *at.windows_and_limits]
+    return _command("extend", keys, now, verb.org_id, verb.id, verb.add, at.text, verb.lease_ms)
 
 
 def _encode_ending(
-    name: str, verb: Settle | Release | Expire | Record, args: list[Part], event: bytes | None = None
+    name: str, verb: Settle | Release | Expire | Record, now: Part, number: int, event: bytes = b""
 ) -> Command:
-    assert _each_budget_once(verb.scopes)
-    org = _keys_of(verb.org_id)
-    keys: list[Part] = [org.reservation + verb.id, org.open, org.seq, org.stream]
-    keys += [org.window + scope.window_id for scope in verb.scopes]
-    args.append(encode_windows(verb.scopes))
-    if event is not None:
-        args.append(event)
-    return _command(name, keys, args)
+    """`number` is the amount, or whether to force; `expire` brings no event, it has the draft."""
+    at, script = _places(verb.org_id, verb.scopes), SCRIPTS[name]
+    parts: list[Part] = ["EVALSHA", script.sha1, 4 + len(at.windows)]
+    parts += (at.prefix + verb.id, at.open, at.seq, at.stream)
+    parts += at.windows
+    parts += (now, verb.org_id, verb.id, number, at.text, event)
+    return Command(script, parts)
 
 
 def _encode_set_limit(verb: SetLimit, now: Part) -> Command:
     assert 0 <= verb.limit < 2**53
-    org = _keys_of(verb.org_id)
-    keys: list[Part] = [
-        org.limit + verb.budget_id,
-        org.seq,
-        org.policy_version,
-        redis_keys.policy(org.prefix, verb.org_id, verb.entity),
+    prefix = redis_keys.tag(verb.org_id)
+    keys = [
+        redis_keys.limit(prefix, verb.budget_id),
+        redis_keys.seq(prefix),
+        redis_keys.policy_version(prefix, verb.org_id),
+        redis_keys.policy(prefix, verb.org_id, verb.entity),
     ]
     args: list[Part] = [now, verb.org_id, verb.version, verb.limit, int(verb.deleted), verb.policy_version]
-    return _command("set_limit", keys, [*args, verb.definition, redis_keys.CHANGES_CHANNEL])
+    return _command("set_limit", keys, *args, verb.definition, redis_keys.CHANGES_CHANNEL)
 
 
 # ---------------------------------------------------------------------------------------------- replies to values

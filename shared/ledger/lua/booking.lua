@@ -2,18 +2,16 @@
 -- ARGV: now, org, id, amount, windows, event.
 
 -- A counter that lost its past (a window removed by hand) stops at zero: below it would be room nobody granted.
-local function add(i, field, delta)
-  if call('HINCRBY', KEYS[i], field, delta) < 0 then
-    call('HSET', KEYS[i], field, 0)
-    keep_until_end(KEYS[i], i - 4)
-  end
+local function restart(i, field)
+  call('HSET', KEYS[i], field, 0)
+  keep_until_end(KEYS[i], i - 4)
 end
 
 -- The windows of a hold were checked when it was made, so this only writes.
 local function move(spent, hold)
   for i = 5, #KEYS do
-    add(i, 'settled', spent)
-    add(i, 'held', hold)
+    if call('HINCRBY', KEYS[i], 'settled', spent) < 0 then restart(i, 'settled') end
+    if call('HINCRBY', KEYS[i], 'held', hold) < 0 then restart(i, 'held') end
   end
 end
 

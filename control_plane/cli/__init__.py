@@ -1,0 +1,1 @@
+"""The `nullspend` command: run the product on one machine and look after it."""
