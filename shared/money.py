@@ -14,7 +14,7 @@ PICODOLLARS_PER_MICRODOLLAR: Final = 1_000_000
 MICRODOLLARS_MAX: Final = 2**53 - 1
 """The largest amount on the wire: every JSON reader still holds it exactly."""
 
-_DOLLARS = re.compile(r"\$?(\d{1,10})(?:\.(\d{1,6}))?")
+_DOLLARS = re.compile(r"\$?([0-9]{1,10})(?:\.([0-9]{1,6}))?")
 
 
 def round_half_up(picodollars: int) -> Microdollars:
@@ -36,9 +36,9 @@ def parse_dollars(text: str) -> Microdollars:
     return Microdollars(int(whole) * MICRODOLLARS_PER_DOLLAR + int((fraction or "").ljust(6, "0")))
 
 
-def format_dollars(amount: int) -> str:
-    """2,010,000 to `"$2.01"`; at least two decimals, at most six, never a float on the way."""
+def format_dollars(amount: int, *, decimals_min: int = 2) -> str:
+    """2,010,000 to `"$2.01"`; at least `decimals_min` decimals, at most six, never a float on the way."""
     sign, magnitude = ("-", -amount) if amount < 0 else ("", amount)
     whole, fraction = divmod(magnitude, MICRODOLLARS_PER_DOLLAR)
-    decimals = f"{fraction:06d}".rstrip("0").ljust(2, "0")
+    decimals = f"{fraction:06d}".rstrip("0").ljust(decimals_min, "0")
     return f"{sign}${whole:,}.{decimals}"

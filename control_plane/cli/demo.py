@@ -220,7 +220,7 @@ async def _spend_table(control: httpx.AsyncClient) -> Table:
         for index, amount in enumerate((1, event["inputTokens"], event["outputTokens"], event["costMicrodollars"])):
             row[index] += amount
     for customer, row in sorted(costs.items(), key=lambda item: -item[1][3]):
-        table.add_row(customer, *(f"{n:,}" for n in row[:3]), format_dollars(row[3]))
+        table.add_row(customer, *(f"{n:,}" for n in row[:3]), format_dollars(row[3], decimals_min=6))
     return table
 
 
