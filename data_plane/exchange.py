@@ -211,7 +211,10 @@ async def _hold(call: Call, grant: Grant, request: Request, plane: Plane) -> Hol
 
 def _relabelled(request: Request, grant: Grant, call: Call) -> Labels:
     """Labels under the key as it is now."""
-    return read_labels(request, grant, call.labels.trace_id)
+    labels = read_labels(request, grant, call.labels.trace_id)
+    if call.target != request.target:
+        labels.warnings.append("base_url")
+    return labels
 
 
 def _decide(call: Call, grant: Grant, plane: Plane) -> Price | None:

@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from data_plane.http_headers import Headers
 from shared.errors import RequestRefusal, Unavailable
 
+_PARTS_MAX: Final = 1_024
 NO_REPEATS: Final[frozenset[bytes]] = frozenset()
 
 
@@ -91,7 +92,7 @@ class Request:
         self.gone = False
         """The client closed the connection while this request was in flight."""
         self.held_bytes = 0
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | bytearray] = []
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._gone_callback: Callable[[], None] | None = None
@@ -111,10 +112,10 @@ class Request:
         if self.held_bytes > limit:
             raise BodyTooLarge(limit)
         parts = self._parts
-        if len(parts) == 1:
-            return parts[0]
-        whole = b"".join(parts)
-        parts[:] = [whole]
+        if len(parts) != 1:
+            parts[:] = [b"".join(parts)]
+        whole = parts[0]
+        assert isinstance(whole, bytes)
         return whole
 
     async def chunks(self, limit: int) -> AsyncIterator[bytes]:
@@ -139,8 +140,17 @@ class Request:
     # --- called by the connection ---
 
     def arrived(self, data: bytes) -> None:
-        self._parts.append(data)
         self.held_bytes += len(data)
+        parts = self._parts
+        if len(parts) < _PARTS_MAX:
+            parts.append(data)
+            return
+        # Bytes objects of a few bytes each would take many times the memory they are counted with.
+        tail = parts[-1]
+        if isinstance(tail, bytearray):
+            tail += data
+        else:
+            parts[-1] = bytearray(tail + data)
 
     def wake(self) -> None:
         waiter = self._waiter

@@ -54,7 +54,13 @@ class Server:
 
     async def start(self, host: str, port: int, *, reuse_port: bool = True, ssl: tls.SSLContext | None = None) -> None:
         self._listener = await self.loop.create_server(
-            lambda: ServerConnection(self), host, port, reuse_port=reuse_port, ssl=ssl, backlog=_BACKLOG
+            lambda: ServerConnection(self),
+            host,
+            port,
+            reuse_port=reuse_port,
+            backlog=_BACKLOG,
+            ssl=ssl,
+            ssl_handshake_timeout=self.limits.head_timeout_s if ssl else None,
         )
         self.port = self._listener.sockets[0].getsockname()[1]
         for sock in self._listener.sockets:
@@ -122,17 +128,15 @@ class Server:
             if not responder.finished:
                 self._give_up(request, responder)
         except ClientGone:
-            responder.abort()
+            pass
         except Refusal as refusal:
             self._reply(request, responder, refusal)
         except Exception as error:  # noqa: BLE001 - one broken call must not take the worker with it
+            self._give_up(request, responder)
             if self._on_error is not None:
                 self._on_error(error, request)
-            self._give_up(request, responder)
-        except BaseException:
-            responder.abort()
-            raise
         finally:
+            responder.abort()  # no effect on a finished reply
             self.in_flight -= 1
             if request.held_bytes:
                 self.held_bytes -= request.held_bytes

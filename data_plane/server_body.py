@@ -54,7 +54,8 @@ class IncomingBody:
             pieces, after = self._chunks.feed(data)
             if self._chunks.done:
                 rest = after
-        for piece in pieces:
+        if pieces:
+            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             self.seen += len(piece)
             request.arrived(piece)
         if self.seen > self.total_max:

@@ -9,7 +9,16 @@ from math import inf
 from typing import Final, Protocol
 
 from data_plane.chunked import ChunkedError
-from data_plane.http_message import BadBody, BodiesOverloaded, BodyTooLarge, Headers, Request, Responder, names
+from data_plane.http_message import (
+    BadBody,
+    BodiesOverloaded,
+    BodyTooLarge,
+    ClientGone,
+    Headers,
+    Request,
+    Responder,
+    names,
+)
 from data_plane.server_body import IncomingBody, Reading
 from data_plane.server_head import BadHead, HeadReader
 from data_plane.server_limits import Limits
@@ -118,14 +127,16 @@ class ServerConnection(asyncio.Protocol):
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason changes nothing
-        self._client_gone()
-        self._state = _CLOSED
-        self._timer.discard()
-        self._write_timer.discard()
-        self._heads.close()
-        self._parked = b""
-        self._body = None
-        self._server.closed(self)
+        try:
+            self._client_gone()
+        finally:  # whatever the callback of a call did
+            self._state = _CLOSED
+            self._timer.discard()
+            self._write_timer.discard()
+            self._heads.close()
+            self._parked = b""
+            self._body = None
+            self._server.closed(self)
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -274,7 +285,10 @@ class ServerConnection(asyncio.Protocol):
         )
 
     def reply_ended(self, close: bool) -> None:
+        request = self._request
         self._request = self._responder = None
+        if request is not None and not request.complete:
+            request.fail(ClientGone())  # the rest of the body will not be read
         if not close:
             self._state = _IDLE
             self._timer.arm(self._limits.idle_timeout_s)
@@ -286,6 +300,8 @@ class ServerConnection(asyncio.Protocol):
             self._linger()
 
     def cut(self, reset: bool) -> None:
+        if self._request is not None:
+            self._request.fail(ClientGone())
         self._request = self._responder = None
         self._state = _CLOSED
         if reset:
@@ -359,10 +375,8 @@ class ServerConnection(asyncio.Protocol):
             self._check_body()
         elif self._state == _HEAD:
             self._refuse(408, "request_timeout", "The request headers did not arrive in time.")
-        elif self._state == _LINGER and self.write_paused:
-            self._timer.arm(self._limits.linger_s)
         elif self.transport.get_write_buffer_size():
-            self.transport.abort()
+            self._wait_for_reader()
         else:
             self._close()
 
@@ -377,6 +391,16 @@ class ServerConnection(asyncio.Protocol):
             self._timer.arm(_BODY_CHECK_S)
         else:
             self._break(late)
+
+    def _wait_for_reader(self) -> None:
+        """Idle, but for a client that has not read its last reply: patience lasts as long as it reads something."""
+        buffered = self.transport.get_write_buffer_size()
+        if not self.write_paused:  # otherwise the timer of the write side judges
+            if buffered == self._buffered_before:
+                self.transport.abort()
+                return
+            self._buffered_before = buffered
+        self._timer.arm(self._limits.write_stall_s)
 
     def _watch_writing(self) -> None:
         self._buffered_before = self.transport.get_write_buffer_size()

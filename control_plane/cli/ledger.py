@@ -7,8 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
-from control_plane.ledger.audit import AuditReport, run_audit
+from control_plane.kernel.db import DatabaseUnavailable
+from control_plane.kernel.redis import RedisUnavailable
+from control_plane.ledger.audit import AuditInconclusive, AuditReport, run_audit
 from control_plane.settings import Settings
 from control_plane.wiring import connected
 
@@ -23,7 +26,11 @@ def run_ledger_audit(data: Path, console: Console, *, as_json: bool) -> int:
             soft_wrap=True,
         )
         return 2
-    report = asyncio.run(_audit(Settings(database_url=urls[0], redis_url=urls[1])))
+    try:
+        report = asyncio.run(_audit(Settings(database_url=urls[0], redis_url=urls[1])))
+    except (AuditInconclusive, DatabaseUnavailable, RedisUnavailable) as error:
+        console.print(f"The audit could not be made: {escape(str(error))}", soft_wrap=True)
+        return 3
     if as_json:
         print(json.dumps(asdict(report), indent=2))
     else:
@@ -34,6 +41,18 @@ def run_ledger_audit(data: Path, console: Console, *, as_json: bool) -> int:
 async def _audit(settings: Settings) -> AuditReport:
     async with connected(settings) as context:
         return await run_audit(context)
+
+
+def _show(report: AuditReport, console: Console) -> None:
+    for name, value in asdict(report).items():
+        if name != "findings":
+            console.print(f"{name.replace('_', ' '):32} {value}")
+    for finding in report.findings:
+        console.print(f"[bold red]{finding.kind}[/] {escape(str(asdict(finding)))}", soft_wrap=True)
+    if report.findings:
+        console.print(f"[bold red]{len(report.findings)} findings: the books do not agree.[/]")
+    else:
+        console.print("[green]The books agree.[/]")
 
 
 def _urls(data: Path) -> tuple[str, str] | None:

@@ -40,7 +40,6 @@ _SNAKE: Final = {
     "fileData": "file_data",
     "functionResponse": "function_response",
     "generationConfig": "generation_config",
-    "includeThoughts": "include_thoughts",
     "inlineData": "inline_data",
     "maxOutputTokens": "max_output_tokens",
     "mimeType": "mime_type",
@@ -115,8 +114,7 @@ class Gemini:
 
     def denial(self, envelope: dict[str, Any], status: int) -> dict[str, Any]:
         """With the status name that Google's clients show."""
-        envelope["error"]["status"] = status_name(status)
-        return envelope
+        return {**envelope, "error": {**envelope["error"], "status": status_name(status)}}
 
 
 def _pick(where: dict[str, Any], key: str) -> Any:

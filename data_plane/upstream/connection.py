@@ -5,6 +5,7 @@ chunks, and is a failure otherwise. Anything that leaves doubt about where a rep
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterable
 from math import inf
 from typing import Final, Protocol
@@ -35,6 +36,7 @@ _PLAIN: Final = 2
 _CHUNKED: Final = 3
 _CLOSED: Final = 4
 
+_KEEP_ALIVE: Final = re.compile(rb"timeout=(\d{1,6})")
 _BODILESS: Final = frozenset({204, 304})
 
 
@@ -67,6 +69,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._upload: Upload | None = None
         self._paused = self._ahead_paused = False
         self._call_deadline = self._first_byte_deadline = inf
+        self.idle_hint_s = inf
+        """How long the provider says it keeps an idle connection, and a bit less."""
 
     @property
     def usable(self) -> bool:
@@ -225,6 +229,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._waiter = None
         self._response = response
         connection = response.lower.get(b"connection")
+        if b"keep-alive" in response.lower:
+            self.idle_hint_s = _idle_hint_s(response.lower[b"keep-alive"])
         if head.startswith(b"HTTP/1.1"):
             self._keep_alive = connection is None or not names(connection, b"close")
         else:
@@ -395,3 +401,9 @@ class UpstreamConnection(asyncio.Protocol):
             self._buffered_before = buffered
             left = min(self._first_byte_deadline, self._call_deadline) - now
             self._timer.arm(min(timeouts.write_stall_s, left) if buffered else left)
+
+
+def _idle_hint_s(keep_alive: bytes) -> float:
+    """From `Keep-Alive: timeout=5`: using a connection in its last second is a race that the request would lose."""
+    found = _KEEP_ALIVE.search(keep_alive)
+    return max(int(found[1]) - 1.0, 0.5) if found else inf

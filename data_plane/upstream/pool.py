@@ -79,13 +79,9 @@ class Origin:
 
     async def _connect(self, address: Address, stage: "_Stage") -> UpstreamConnection:
         base, loop = self._base, self._loop
-        sock = socket.socket(address.family, socket.SOCK_STREAM)
         try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             stage.phase = "connect"
-            await loop.sock_connect(sock, address.sockaddr)
+            sock = await self._connect_socket(address)
             stage.phase = "tls" if base.tls else "connect"
             # Connected to the checked address; the certificate is still that of the name.
             _, connection = await loop.create_connection(
@@ -95,14 +91,22 @@ class Origin:
                 server_hostname=base.host if base.tls else None,
             )
         except OSError as error:  # TLS errors are among them
-            sock.close()
             what = "the TLS handshake with" if stage.phase == "tls" else "the connection to"
             raise UpstreamFailure(stage.phase, f"{what} {base.host}:{base.port} failed: {error}") from error
+        self.connections.add(connection)
+        return connection
+
+    async def _connect_socket(self, address: Address) -> socket.socket:
+        sock = socket.socket(address.family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            await self._loop.sock_connect(sock, address.sockaddr)
         except BaseException:
             sock.close()
             raise
-        self.connections.add(connection)
-        return connection
+        return sock
 
     # --- called by connections ---
 
@@ -111,7 +115,7 @@ class Origin:
             connection.abort()
         else:
             self._idle[connection] = None
-            connection.keep(self._pool.idle_s)
+            connection.keep(min(self._pool.idle_s, connection.idle_hint_s))
 
     def lost(self, connection: UpstreamConnection) -> None:
         self._idle.pop(connection, None)

@@ -41,13 +41,18 @@ class Resolver:
         asking = self._asking.get(key)
         if asking is None:
             asking = self._asking[key] = asyncio.get_running_loop().create_task(self._ask(host, port))
-            asking.add_done_callback(lambda _: self._asking.pop(key, None))
+            asking.add_done_callback(lambda done: self._answered(key, done))
         # Shielded: others may wait for the same answer.
         return await asyncio.shield(asking)
 
     def forget(self, host: str, port: int) -> None:
         """The addresses did not answer: ask again next time."""
         self._known.pop((host, port), None)
+
+    def _answered(self, key: tuple[str, int], asking: asyncio.Task[tuple[Address, ...]]) -> None:
+        del self._asking[key]
+        if not asking.cancelled():
+            asking.exception()  # whoever waited heard it; if nobody waits any more, nobody needs to
 
     async def _ask(self, host: str, port: int) -> tuple[Address, ...]:
         loop = asyncio.get_running_loop()

@@ -1,0 +1,1 @@
+"""What every slice stands on: the database, Redis, HTTP conventions, callers, the outbox and idempotency."""

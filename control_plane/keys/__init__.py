@@ -1,0 +1,1 @@
+"""API keys: minted, narrowed and revoked here, and published as grants."""

@@ -1,0 +1,1 @@
+"""Recorded spend: the event stream read into rows, rollups and windows, and the reads of them."""
