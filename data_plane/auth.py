@@ -4,7 +4,9 @@ A key that Redis does not know is refused; a Redis that does not answer is an ou
 """
 
 import hashlib
+import logging
 import re
+from dataclasses import dataclass
 from typing import Final
 
 from data_plane.http_message import Request
@@ -15,10 +17,22 @@ from shared.errors import Recovery, RequestRefusal, Unavailable
 from shared.grants import Grant, decode_grant
 from shared.redis_wire import RedisClient, RedisDown, RedisReplyError
 
+_log = logging.getLogger("nullspend.auth")
+
+UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError)
+"""What a document raises that was published in a form nobody here understands: an outage, never "there is none"."""
 _SECRET: Final = re.compile(rb"ns_live_sk_[0-9a-f]{32}")
 _GRANTS_MAX: Final = 100_000
 _UNKNOWN_MAX: Final = 10_000
 _UNKNOWN_MS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A grant, and a policy version it is at least as new as."""
+
+    grant: Grant
+    version: int
 
 
 class Keys:
@@ -31,8 +45,8 @@ class Keys:
         self._unknown: dict[bytes, int] = {}
         self._versions: dict[str, int] = {}
 
-    async def authenticate(self, request: Request) -> Grant:
-        """The grant of the request's key. Raises RequestRefusal 401 or 403, Unavailable 503."""
+    async def authenticate(self, request: Request) -> "Known":
+        """What is known of the request's key. Raises RequestRefusal 401 or 403, Unavailable 503."""
         secret = request.lower.get(b"x-nullspend-key", b"")
         if leaked_key(request):
             raise _unauthorized("A NullSpend key was sent as the provider's credential; send it as X-NullSpend-Key.")
@@ -51,13 +65,11 @@ class Keys:
                 "This key may not make provider calls: it lacks the scope proxy.",
                 details={"required_scope": "proxy"},
             )
-        return grant
-
-    def version(self, org_id: str) -> int:
-        """The policy version that every cached grant of the organisation is at least as new as."""
-        return self._versions.get(org_id, -1)
+        # Taken together: by the time the body has arrived, others may have read the organisation's keys anew.
+        return Known(grant, self._versions[grant.org_id])
 
     def versions(self) -> dict[str, int]:
+        """The policy version that every cached grant of an organisation is at least as new as."""
         return self._versions
 
     def forget(self, org_id: str) -> None:
@@ -73,9 +85,10 @@ class Keys:
         try:
             grant, version = await self._read(digest)
         except (RedisDown, RedisReplyError) as error:
-            raise Unavailable(
-                "service_unavailable", "Keys cannot be verified right now; nothing was sent.", 2
-            ) from error
+            raise _unavailable() from error
+        except UNREADABLE as error:
+            _log.exception("a published grant cannot be read")
+            raise _unavailable() from error
         if grant is None:
             if len(self._unknown) >= _UNKNOWN_MAX:
                 self._unknown.clear()
@@ -100,6 +113,10 @@ class Keys:
         current = int(await version or 0)
         body = await again
         return (decode_grant(body) if body is not None else None), current
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("service_unavailable", "Keys cannot be verified right now; nothing was sent.", 2)
 
 
 def _unauthorized(hint: str | None = None) -> RequestRefusal:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from data_plane import replies
-from data_plane.auth import Keys
+from data_plane.auth import Keys, Known
 from data_plane.call import Call, Labels
 from data_plane.decide import policy
 from data_plane.decide.denials import BudgetDenial
@@ -18,6 +18,7 @@ from data_plane.decide.outcome import Completed, CutOff, NeverSent, Refused
 from data_plane.hold import Hold, Holds, KeyChanged
 from data_plane.http_message import Headers, Request, Responder
 from data_plane.intake import all_of, check_headers, read_labels, trace_of, upstream_headers
+from data_plane.ledger_clock import LedgerClock
 from data_plane.pricebook import PriceBook
 from data_plane.providers.dialect import Dialect
 from data_plane.providers.registry import DIALECTS
@@ -49,6 +50,7 @@ class Plane:
     upstream: UpstreamPool
     bases: dict[str, Base]
     settings: Settings
+    clock: LedgerClock
 
 
 @dataclass(slots=True)
@@ -65,10 +67,10 @@ async def serve(request: Request, responder: Responder, route: Route, plane: Pla
     told = _Told(ids.uuid7(), trace_of(request), DIALECTS[route.dialect])
     try:
         check_headers(request)
-        grant = await plane.keys.authenticate(request)
+        known = await plane.keys.authenticate(request)
         body = await request.body(plane.settings.body_bytes_max)
-        call = _call(request, route, grant, body, told=told, plane=plane)
-        hold = await _hold(call, grant, request, plane)
+        call = _call(request, route, known.grant, body, told=told, plane=plane)
+        hold = await _hold(call, known, request, plane)
         await exchange(call, hold, request, responder, plane)
     except Refusal as refusal:
         if responder.started:
@@ -190,17 +192,18 @@ def _call(request: Request, route: Route, grant: Grant, body: bytes, *, told: _T
     )
 
 
-async def _hold(call: Call, grant: Grant, request: Request, plane: Plane) -> Hold:
+async def _hold(call: Call, known: Known, request: Request, plane: Plane) -> Hold:
     """Decides and holds. A key or policy that changed meanwhile is read again before it decides."""
     for _ in range(_POLICY_TRIES):
-        price = _decide(call, grant, plane)
+        price = _decide(call, known.grant, plane)
         try:
-            return await plane.holds.reserve(call, grant, price, plane.keys.version(grant.org_id))
+            return await plane.holds.reserve(call, known, price)
         except KeyChanged:
-            plane.holds.forget(grant.org_id)
-            plane.keys.forget(grant.org_id)
-            grant = await plane.keys.authenticate(request)
-            call.labels = _relabelled(request, grant, call)
+            org_id = known.grant.org_id
+            plane.holds.forget(org_id)
+            plane.keys.forget(org_id)
+            known = await plane.keys.authenticate(request)
+            call.labels = _relabelled(request, known.grant, call)
     raise RequestRefusal(
         503,
         "service_unavailable",
@@ -220,7 +223,7 @@ def _relabelled(request: Request, grant: Grant, call: Call) -> Labels:
 def _decide(call: Call, grant: Grant, plane: Plane) -> Price | None:
     """The price of a call that may be made. Raises Denial."""
     provider, model = call.route.provider, call.facts.model
-    price = plane.prices.find(provider, model, time.time_ns() // 1_000_000)
+    price = plane.prices.find(provider, model, plane.clock.now_ms())
     policy.enforce(grant, provider, model, None if price is None else price.model)
     if price is not None and not price.knows(call.facts.context):
         raise plane.prices.unpriced_context(provider, model, call.facts.context)

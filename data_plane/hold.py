@@ -4,11 +4,13 @@ What is taken is given back in the same block, and the worst is assumed until to
 leak money.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from data_plane.auth import UNREADABLE, Known
 from data_plane.call import Call
 from data_plane.decide.denials import budget_denial
 from data_plane.decide.estimate import Bound, upper_bound
@@ -42,6 +44,8 @@ from shared.ledger.redis import RedisLedger, encode
 from shared.prices.price import Price
 from shared.prices.usage import Usage
 from shared.redis_wire import RedisClient, RedisDown, RedisReplyError
+
+_log = logging.getLogger("nullspend.hold")
 
 _BUCKETS = tuple(Usage.__dataclass_fields__)
 
@@ -103,11 +107,12 @@ class Holds:
     def live(self) -> int:
         return len(self._live)
 
-    async def reserve(self, call: Call, grant: Grant, price: Price | None, grant_version: int) -> Hold:
+    async def reserve(self, call: Call, known: Known, price: Price | None) -> Hold:
         """Holds the call's upper bound in every budget it belongs to, or raises a Refusal and holds nothing.
 
-        `grant_version` is the policy version the grant was read at. Raises KeyChanged when it is outdated.
+        Raises KeyChanged when the key was read at another policy version than the one in force.
         """
+        grant = known.grant
         now_ms = self._clock.now_ms()
         bound = self._bound(call, price, now_ms)
         entities = entities_of(grant.org_id, grant.key_id, call.labels.customer_id, call.labels.tags)
@@ -115,7 +120,10 @@ class Holds:
             version, scopes, budgets = await self._policies.scopes_of(grant.org_id, entities, now_ms)
         except (RedisDown, RedisReplyError) as error:
             raise _ledger_unavailable() from error
-        if version != grant_version:
+        except UNREADABLE as error:
+            _log.exception("the published budgets of organisation %s cannot be read", grant.org_id)
+            raise _ledger_unavailable() from error
+        if version != known.version:
             raise KeyChanged
         if price is None and budgets:
             raise self._prices.unpriced(call.route.provider, call.facts.model)

@@ -26,7 +26,10 @@ class ReplyChannel(Protocol):
     """What a reply needs of its connection."""
 
     transport: asyncio.Transport
-    write_paused: bool
+
+    @property
+    def write_paused(self) -> bool:
+        """More is buffered than should be."""
 
     def keeps_alive(self) -> bool:
         """Whether another request may follow this reply; asked once, when its head is written."""

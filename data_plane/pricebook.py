@@ -1,6 +1,7 @@
 """The price table in force: loaded from Redis at start and swapped whole when a new version is published."""
 
 import contextlib
+import logging
 
 from shared import redis_keys
 from shared.errors import Denial, Recovery, Unavailable
@@ -8,6 +9,9 @@ from shared.prices.price import Price
 from shared.prices.table import PriceTable
 from shared.prices.usage import PriceContext
 from shared.redis_wire import RedisClient, RedisDown, RedisReplyError
+
+
+_log = logging.getLogger("nullspend.prices")
 
 
 class PriceBook:
@@ -62,4 +66,11 @@ class PriceBook:
                 return
             payload = await self._redis.execute("GET", redis_keys.prices(version.decode()))
             if payload is not None:
-                self._table, self._version = PriceTable.load(payload), version
+                self._adopt(payload, version)
+
+    def _adopt(self, payload: bytes, version: bytes) -> None:
+        """A table that a newer publisher wrote and nobody here can read leaves the one in force."""
+        try:
+            self._table, self._version = PriceTable.load(payload), version
+        except (ValueError, LookupError, TypeError):
+            _log.exception("the published price table %r cannot be read", version)

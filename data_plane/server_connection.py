@@ -22,6 +22,7 @@ from data_plane.http_message import (
 from data_plane.server_body import IncomingBody, Reading
 from data_plane.server_head import BadHead, HeadReader
 from data_plane.server_limits import Limits
+from data_plane.server_writing import WriteWatch
 from data_plane.timers import TimerWheel
 
 _IDLE: Final = 0
@@ -61,7 +62,6 @@ class ConnectionOwner(Protocol):
 class ServerConnection(asyncio.Protocol):
     __slots__ = (
         "_body",
-        "_buffered_before",
         "_heads",
         "_limits",
         "_parked",
@@ -73,14 +73,14 @@ class ServerConnection(asyncio.Protocol):
         "_state",
         "_task",
         "_timer",
-        "_write_timer",
+        "_writing",
         "peer",
         "transport",
-        "write_paused",
     )
 
     transport: asyncio.Transport
     _heads: HeadReader
+    _writing: WriteWatch
 
     def __init__(self, server: ConnectionOwner) -> None:
         self._server = server
@@ -94,9 +94,6 @@ class ServerConnection(asyncio.Protocol):
         self._reading_paused = False
         self._served = 0
         self._timer = server.wheel.timer(self._read_timeout)
-        self._write_timer = server.wheel.timer(self._write_timeout)
-        self._buffered_before = 0
-        self.write_paused = False
         self.peer = ""
 
     # --- transport ---
@@ -106,6 +103,7 @@ class ServerConnection(asyncio.Protocol):
         address = transport.get_extra_info("peername")
         self.peer = address[0] if isinstance(address, tuple) else ""
         self._heads = HeadReader(self, self._limits, self.peer)
+        self._writing = WriteWatch(self.transport, self._server.wheel, self._limits.write_stall_s, self._stalled)
         self.transport.set_write_buffer_limits(high=self._limits.write_high_bytes, low=self._limits.write_low_bytes)
         if self._server.opened(self):
             self._timer.arm(self._limits.idle_timeout_s)
@@ -132,26 +130,28 @@ class ServerConnection(asyncio.Protocol):
         finally:  # whatever the callback of a call did
             self._state = _CLOSED
             self._timer.discard()
-            self._write_timer.discard()
+            self._writing.discard()
             self._heads.close()
+            del self._heads  # it holds this connection
             self._parked = b""
             self._body = None
             self._server.closed(self)
 
     def pause_writing(self) -> None:
-        self.write_paused = True
-        self._watch_writing()
+        self._writing.pause()
         if self._responder is not None:
             self._responder.writing_paused()
 
     def resume_writing(self) -> None:
-        self.write_paused = False
-        if not self.transport.is_closing():
-            self._write_timer.disarm()
+        self._writing.resume()
         if self._responder is not None:
             self._responder.writing_resumed()
         elif self._state == _IDLE:
             self._next()
+
+    @property
+    def write_paused(self) -> bool:
+        return self._writing.paused
 
     # --- requests ---
 
@@ -292,7 +292,7 @@ class ServerConnection(asyncio.Protocol):
         if not close:
             self._state = _IDLE
             self._timer.arm(self._limits.idle_timeout_s)
-            if self._parked or self._reading_paused or self.write_paused:
+            if self._parked or self._reading_paused or self._writing.paused:
                 self._next()
         elif self._state == _IN_FLIGHT and not self._parked:
             self._close()
@@ -313,7 +313,7 @@ class ServerConnection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Go on with what was parked, unless the client does not read its replies."""
-        if self.write_paused:
+        if self._writing.paused:
             self._pause_reading()
             return
         parked, self._parked = self._parked, b""
@@ -344,7 +344,7 @@ class ServerConnection(asyncio.Protocol):
         self._timer.disarm()
         if self._state != _LINGER:
             self._state = _CLOSED
-        self._watch_writing()
+        self._writing.watch()
         self.transport.close()
 
     def _linger(self) -> None:
@@ -375,10 +375,12 @@ class ServerConnection(asyncio.Protocol):
             self._check_body()
         elif self._state == _HEAD:
             self._refuse(408, "request_timeout", "The request headers did not arrive in time.")
-        elif self.transport.get_write_buffer_size():
-            self._wait_for_reader()
-        else:
+        elif not self.transport.get_write_buffer_size():
             self._close()
+        elif self._writing.reads():  # its last reply, slowly
+            self._timer.arm(self._limits.write_stall_s)
+        else:
+            self.transport.abort()
 
     def _check_body(self) -> None:
         body = self._body
@@ -392,26 +394,7 @@ class ServerConnection(asyncio.Protocol):
         else:
             self._break(late)
 
-    def _wait_for_reader(self) -> None:
-        """Idle, but for a client that has not read its last reply: patience lasts as long as it reads something."""
-        buffered = self.transport.get_write_buffer_size()
-        if not self.write_paused:  # otherwise the timer of the write side judges
-            if buffered == self._buffered_before:
-                self.transport.abort()
-                return
-            self._buffered_before = buffered
-        self._timer.arm(self._limits.write_stall_s)
-
-    def _watch_writing(self) -> None:
-        self._buffered_before = self.transport.get_write_buffer_size()
-        if self._buffered_before:
-            self._write_timer.arm(self._limits.write_stall_s)
-
-    def _write_timeout(self) -> None:
-        """Nothing was read for the whole stall time: the client is treated as gone."""
-        buffered = self.transport.get_write_buffer_size()
-        if buffered and buffered >= self._buffered_before:
-            self._client_gone()
-            self.transport.abort()
-        else:
-            self._watch_writing()
+    def _stalled(self) -> None:
+        """The client reads nothing: it is treated as gone."""
+        self._client_gone()
+        self.transport.abort()

@@ -59,7 +59,7 @@ class Worker:
         )
         self._upstream = UpstreamPool(self._wheel)
         bases = {provider: Base.parse(url) for provider, url in settings.upstreams}
-        self._plane = Plane(self._keys, self._prices, self._holds, self._upstream, bases, settings)
+        self._plane = Plane(self._keys, self._prices, self._holds, self._upstream, bases, settings, self._clock)
         self._watch = Watch(self._redis, self._keys, self._policies, self._prices)
         limits = Limits()
         self._server = Server(self._answer, _protocol_refusal, wheel=self._wheel, limits=limits, on_error=_broke)

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from shared.ledger.redis import SCRIPTS, Part
+from shared.ledger.redis import Part
 
 T = TypeVar("T")
 
@@ -68,15 +68,15 @@ class RedisServer:
 
     async def pipeline(self, commands: Sequence[Sequence[Part]]) -> list[Any]:
         """Many commands in one go, in order; the first error is raised after all of them ran."""
+        return _raised(await self._batch(commands, atomic=False))
+
+    async def pipeline_each(self, commands: Sequence[Sequence[Part]]) -> list[Any]:
+        """As `pipeline`, but what Redis refused comes back as a RedisRefused in its place."""
         return await self._batch(commands, atomic=False)
 
     async def atomically(self, commands: Sequence[Sequence[Part]]) -> list[Any]:
         """Many commands that nobody can get between (MULTI/EXEC)."""
-        return await self._batch(commands, atomic=True)
-
-    async def load_ledger_scripts(self) -> None:
-        """Makes the ledger's scripts known by hash, for commands that go through `pipeline` or `atomically`."""
-        await self.pipeline([["SCRIPT", "LOAD", script.source] for script in SCRIPTS.values()])
+        return _raised(await self._batch(commands, atomic=True))
 
     async def _batch(self, commands: Sequence[Sequence[Part]], *, atomic: bool) -> list[Any]:
         if not commands:
@@ -85,9 +85,17 @@ class RedisServer:
             async with self._client.pipeline(transaction=atomic) as batch:
                 for parts in commands:
                     batch.execute_command(*parts)
-                return list(await batch.execute(raise_on_error=True))
+                replies = await batch.execute(raise_on_error=False)
         except (TimeoutError, library.RedisError, OSError) as error:
             raise _translated(error) from error
+        return [_translated(reply) if isinstance(reply, Exception) else reply for reply in replies]
+
+
+def _raised(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
 
 
 async def within(seconds: float, answer: Awaitable[T]) -> T:

@@ -8,7 +8,7 @@ The numbers are exact: what ends while a rebuild runs moves the shard's write co
 
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -22,6 +22,7 @@ from control_plane.ledger import publish
 from control_plane.orgs import queries as orgs
 from control_plane.orgs import service as orgs_service
 from control_plane.spend import queries as spend
+from control_plane.spend.stream import pairs
 from shared import ids, redis_keys
 from shared.ledger.redis import Part, RedisLedger
 from shared.ledger.sweep import StoredReservation, parse_reservation, reservation_command
@@ -67,10 +68,7 @@ class Rebuilder:
                 by_shard[redis_keys.shard_of(str(org_id))].append(org_id)
             for org_id in (org_id for shard in shards for org_id in by_shard[shard]):
                 await self._publish_everything(org_id)
-            present = await self._windows_present(shards)
-            return [
-                shard for shard in shards if not await self._restore(shard, by_shard[shard], present.get(shard, set()))
-            ]
+            return await self._restore(shards, by_shard)
 
     async def _publish_everything(self, org_id: UUID) -> None:
         """At a version of its own: a worker may have read the emptied Redis and believe there are no budgets."""
@@ -81,50 +79,62 @@ class Rebuilder:
             everything = await publish.read(session, org_id, version, self._grants_of, key_ids=None, budget_ids=None)
             await publish.send(self._redis, everything)
 
-    async def _restore(self, shard: int, org_ids: Collection[UUID], present: set[str]) -> bool:
-        """Whether the shard is whole now. The write counter is read before everything else."""
-        prefix = redis_keys.shard_tag(shard)
-        seq = await self._redis.execute(["GET", redis_keys.seq(prefix)]) or b"0"
-        if not await self._all_booked(shard):
-            return False
-        windows: dict[str, _Window] = {window_id: _Window() for window_id in present}
+    async def _restore(self, shards: Sequence[int], org_ids: Mapping[int, Sequence[UUID]]) -> list[int]:
+        """The shards that are not whole yet. Their write counters are read before everything else."""
+        prefixes = {shard: redis_keys.shard_tag(shard) for shard in shards}
+        counters = await self._redis.pipeline([["GET", redis_keys.seq(prefix)] for prefix in prefixes.values()])
+        seqs = dict(zip(shards, counters, strict=True))
+        booked = [shard for shard in shards if await self._all_booked(shard)]
+        windows = await self._windows(booked, org_ids)
+        commands = []
+        for shard in booked:
+            keys = [redis_keys.epoch(prefixes[shard]), redis_keys.seq(prefixes[shard])]
+            args: list[Part] = [ids.uuid7(), seqs[shard] or b"0"]
+            for window_id, window in windows[shard].items():
+                keys.append(redis_keys.window(prefixes[shard], window_id))
+                args += (window.settled, window.held, window.end_ms)
+            commands.append(RESTORE.command(keys, args))
+        answers = await self._redis.pipeline(commands)
+        for shard, answer in zip(booked, answers, strict=True):
+            if answer == b"restored" and windows[shard]:
+                _log.warning("shard %d was rebuilt with %d windows", shard, len(windows[shard]))
+        moved = {shard for shard, answer in zip(booked, answers, strict=True) if answer == b"moved"}
+        return [shard for shard in shards if shard in moved or shard not in booked]
+
+    async def _windows(
+        self, shards: Sequence[int], org_ids: Mapping[int, Sequence[UUID]]
+    ) -> dict[int, dict[str, _Window]]:
+        """What every window must hold: settled from PostgreSQL, held from the open leases."""
+        present = await self._windows_present(shards)
         now_ms = await self._ledger.now_ms()
+        windows = {shard: {window_id: _Window() for window_id in present[shard]} for shard in shards}
         async with self._database.read_only() as session:
-            for row in await spend.windows_since(session, org_ids, now_ms - WINDOW_KEPT_MS):
-                windows[row.window_id] = _Window(settled=row.settled, end_ms=row.end_ms)
-        for stored in await self._open(shard):
-            for scope in stored.scopes or ():
-                window = windows.setdefault(scope.window_id, _Window())
-                window.held += stored.amount
-                window.end_ms = scope.window_end_ms
-        keys = [redis_keys.epoch(prefix), redis_keys.seq(prefix)]
-        args: list[Part] = [ids.uuid7(), seq]
-        for window_id, window in windows.items():
-            keys.append(redis_keys.window(prefix, window_id))
-            args += (window.settled, window.held, window.end_ms)
-        answer = await self._redis.execute(RESTORE.command(keys, args))
-        if answer == b"restored" and windows:
-            _log.warning("shard %d was rebuilt: %d windows of %d organisations", shard, len(windows), len(org_ids))
-        return bool(answer != b"moved")
+            for shard in shards:
+                for row in await spend.windows_since(session, org_ids.get(shard, ()), now_ms - WINDOW_KEPT_MS):
+                    windows[shard][row.window_id] = _Window(settled=row.settled, end_ms=row.end_ms)
+        leases = await self._redis.pipeline(
+            [["ZRANGE", redis_keys.open_leases(redis_keys.shard_tag(shard)), 0, -1] for shard in shards]
+        )
+        for shard, names in zip(shards, leases, strict=True):
+            rows = await self._redis.pipeline([reservation_command(shard, name.decode()) for name in names])
+            for stored in map(parse_reservation, rows):
+                if stored is not None and stored.state == "reserved":
+                    _hold(windows[shard], stored)
+        return windows
 
     async def _all_booked(self, shard: int) -> bool:
         """Whether ingest has acknowledged every entry of the shard's stream."""
         stream = redis_keys.stream(redis_keys.shard_tag(shard))
-        newest = await self._redis.execute(["XREVRANGE", stream, "+", "-", "COUNT", 1])
+        newest, groups = await self._redis.pipeline_each(
+            [["XREVRANGE", stream, "+", "-", "COUNT", 1], ["XINFO", "GROUPS", stream]]
+        )
         if not newest:
             return True
-        for info in await self._redis.execute(["XINFO", "GROUPS", stream]):
-            group = dict(zip(info[::2], info[1::2], strict=True))
+        for group in map(pairs, groups):
             if group[b"name"] == redis_keys.INGEST_GROUP.encode():
                 delivered = _position(group[b"last-delivered-id"]) >= _position(newest[0][0])
                 return bool(group[b"pending"] == 0 and delivered)
         return False
-
-    async def _open(self, shard: int) -> list[StoredReservation]:
-        leases = await self._redis.execute(["ZRANGE", redis_keys.open_leases(redis_keys.shard_tag(shard)), 0, -1])
-        rows = await self._redis.pipeline([reservation_command(shard, name.decode()) for name in leases])
-        stored = [parse_reservation(row) for row in rows]
-        return [row for row in stored if row is not None and row.state == "reserved"]
 
     async def _windows_present(self, shards: Collection[int]) -> dict[int, set[str]]:
         """Window counters that Redis has although the epoch is gone: they are corrected, not trusted."""
@@ -136,6 +146,13 @@ class Rebuilder:
             if shard is not None:
                 found[shard].add(window_id)
         return found
+
+
+def _hold(windows: dict[str, _Window], stored: StoredReservation) -> None:
+    for scope in stored.scopes or ():
+        window = windows.setdefault(scope.window_id, _Window())
+        window.held += stored.amount
+        window.end_ms = scope.window_end_ms
 
 
 def _position(entry_id: bytes) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from control_plane.kernel.redis import RedisRefused, RedisServer
+from control_plane.kernel.redis import RedisServer
 from shared import redis_keys
 from shared.ledger.redis import Part
 
@@ -39,12 +39,10 @@ class Reader:
 
     async def join(self) -> None:
         """Makes the group on every stream that lacks it, from the stream's beginning."""
-        for stream in STREAMS:
-            try:
-                await self._redis.execute(["XGROUP", "CREATE", stream, _GROUP, "0", "MKSTREAM"])
-            except RedisRefused as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
+        commands: list[list[Part]] = [["XGROUP", "CREATE", stream, _GROUP, "0", "MKSTREAM"] for stream in STREAMS]
+        for reply in await self._redis.pipeline_each(commands):
+            if isinstance(reply, Exception) and "BUSYGROUP" not in str(reply):
+                raise reply
 
     async def own(self) -> list[Entry]:
         """What this consumer was given before and never acknowledged: it was stopped, or the reply was lost."""
@@ -56,11 +54,10 @@ class Reader:
 
     async def abandoned(self) -> list[Entry]:
         """Entries that another consumer, or a lost reply to this one, left unacknowledged for half a minute."""
+        claim: list[Part] = [_GROUP, self._consumer, _ABANDONED_MS, "0-0", "COUNT", self._count]
         entries: list[Entry] = []
-        for stream in STREAMS:
-            reply = await self._redis.execute(
-                ["XAUTOCLAIM", stream, _GROUP, self._consumer, _ABANDONED_MS, "0-0", "COUNT", self._count]
-            )
+        replies = await self._redis.pipeline([["XAUTOCLAIM", stream, *claim] for stream in STREAMS])
+        for stream, reply in zip(STREAMS, replies, strict=True):
             entries += [_entry(stream, row) for row in reply[1]]
             entries += [Entry(stream, gone.decode(), ()) for gone in reply[2]]
         return entries
@@ -107,19 +104,19 @@ class Trimmer:
 
     async def _acknowledged(self) -> dict[str, str]:
         """Per stream the smallest id that must stay: the oldest pending entry, else the last delivered one."""
+        infos = await self._redis.pipeline_each([["XINFO", "GROUPS", stream] for stream in STREAMS])
+        waiting = await self._redis.pipeline_each([["XPENDING", stream, _GROUP] for stream in STREAMS])
         horizon: dict[str, str] = {}
-        groups = await self._redis.pipeline([["EXISTS", stream] for stream in STREAMS])
-        present = [stream for stream, exists in zip(STREAMS, groups, strict=True) if exists]
-        for stream in present:
-            infos = await self._redis.execute(["XINFO", "GROUPS", stream])
-            group = next((info for info in map(_pairs, infos) if info[b"name"] == _GROUP.encode()), None)
-            if group is None:
-                continue
-            pending = await self._redis.execute(["XPENDING", stream, _GROUP])
-            first = pending[1] if pending[0] else group[b"last-delivered-id"]
-            horizon[stream] = first.decode()
+        for stream, groups, pending in zip(STREAMS, infos, waiting, strict=True):
+            if isinstance(groups, Exception) or isinstance(pending, Exception):
+                continue  # a stream or a group that does not exist has nothing to trim
+            delivered = next(
+                (g[b"last-delivered-id"] for g in map(pairs, groups) if g[b"name"] == _GROUP.encode()), None
+            )
+            if delivered is not None:
+                horizon[stream] = (pending[1] if pending[0] else delivered).decode()
         return horizon
 
 
-def _pairs(flat: list[Any]) -> dict[bytes, Any]:
+def pairs(flat: list[Any]) -> dict[bytes, Any]:
     return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -5,14 +5,13 @@ chunks, and is a failure otherwise. Anything that leaves doubt about where a rep
 """
 
 import asyncio
-import re
 from collections.abc import AsyncIterable
 from math import inf
 from typing import Final, Protocol
 
 import httptools
 
-from data_plane.http_headers import Headers, names
+from data_plane.http_headers import Headers
 from data_plane.timers import TimerWheel
 from data_plane.upstream.failures import Phase, Timeouts, UpstreamFailure
 from data_plane.upstream.response import UpstreamResponse
@@ -36,7 +35,6 @@ _PLAIN: Final = 2
 _CHUNKED: Final = 3
 _CLOSED: Final = 4
 
-_KEEP_ALIVE: Final = re.compile(rb"timeout=(\d{1,6})")
 _BODILESS: Final = frozenset({204, 304})
 
 
@@ -228,13 +226,9 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._waiter = None
         self._response = response
-        connection = response.lower.get(b"connection")
+        self._keep_alive = response.keeps_alive()
         if b"keep-alive" in response.lower:
-            self.idle_hint_s = _idle_hint_s(response.lower[b"keep-alive"])
-        if head.startswith(b"HTTP/1.1"):
-            self._keep_alive = connection is None or not names(connection, b"close")
-        else:
-            self._keep_alive = names(connection, b"keep-alive")
+            self.idle_hint_s = response.idle_hint_s()
         if self._head_only or status in _BODILESS:
             if not self._message_ended:
                 self._parser = httptools.HttpResponseParser(self)
@@ -401,9 +395,3 @@ class UpstreamConnection(asyncio.Protocol):
             self._buffered_before = buffered
             left = min(self._first_byte_deadline, self._call_deadline) - now
             self._timer.arm(min(timeouts.write_stall_s, left) if buffered else left)
-
-
-def _idle_hint_s(keep_alive: bytes) -> float:
-    """From `Keep-Alive: timeout=5`: using a connection in its last second is a race that the request would lose."""
-    found = _KEEP_ALIVE.search(keep_alive)
-    return max(int(found[1]) - 1.0, 0.5) if found else inf

@@ -1,10 +1,14 @@
 """The reply of a provider: its head, and a body that goes to a sink from the read callback, one piece per read."""
 
 import asyncio
-from typing import Protocol
+import re
+from math import inf
+from typing import Final, Protocol
 
-from data_plane.http_headers import Headers
+from data_plane.http_headers import Headers, names
 from data_plane.upstream.failures import UpstreamFailure
+
+_KEEP_ALIVE: Final = re.compile(rb"timeout=(\d{1,6})")
 
 
 class Sink(Protocol):
@@ -68,6 +72,18 @@ class UpstreamResponse:
     @property
     def reason(self) -> bytes:
         return self._head[13 : self._head.find(b"\r\n")]
+
+    def keeps_alive(self) -> bool:
+        """Whether the provider lets the connection be used again."""
+        connection = self.lower.get(b"connection")
+        if self._head.startswith(b"HTTP/1.1"):
+            return connection is None or not names(connection, b"close")
+        return names(connection, b"keep-alive")
+
+    def idle_hint_s(self) -> float:
+        """From `Keep-Alive: timeout=5`, less a second: a request sent in the last moment would be lost."""
+        found = _KEEP_ALIVE.search(self.lower.get(b"keep-alive", b""))
+        return max(int(found[1]) - 1.0, 0.5) if found else inf
 
     async def pipe(self, sink: Sink) -> None:
         """Give the body to the sink; returns when it ended, failed or was aborted. Raises only what the sink raises.

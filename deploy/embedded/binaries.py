@@ -144,4 +144,5 @@ def _path_folders() -> Iterator[Path]:
 
 
 def _runnable(program: Path) -> bool:
-    return program.is_file() and os.access(program, os.X_OK)
+    # In this order: the first is simply false below a folder of PATH that we may not enter, the second would raise.
+    return os.access(program, os.X_OK) and program.is_file()

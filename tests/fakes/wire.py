@@ -120,6 +120,7 @@ class FakeTransport(asyncio.Transport):
         if not self.lost:
             self.lost = True
             asyncio.get_running_loop().call_soon(self.protocol.connection_lost, error)
+            self.protocol = asyncio.Protocol()  # let go, as real ones do
 
 
 async def turns(count: int = 6) -> None:

@@ -75,7 +75,9 @@ class Installation:
         }
         return CostEvent(**{**defaults, **fields})
 
-    async def reserve(self, event: CostEvent, amount: int, scopes: Iterable[Scope], *, lease_ms: int = 60_000) -> ReserveReply:
+    async def reserve(
+        self, event: CostEvent, amount: int, scopes: Iterable[Scope], *, lease_ms: int = 60_000
+    ) -> ReserveReply:
         verb = Reserve(
             id=event.id,
             org_id=self.org_id,

@@ -52,7 +52,9 @@ async def test_a_key_is_found_by_its_bare_and_its_prefixed_id(org: Installation)
 
 
 async def test_a_change_keeps_what_is_left_out_and_null_clears(org: Installation) -> None:
-    key = (await org.admin.post("/api/keys", json={"name": "a", "allowedModels": ["x"], "defaultTags": {"t": "1"}})).json()
+    key = (
+        await org.admin.post("/api/keys", json={"name": "a", "allowedModels": ["x"], "defaultTags": {"t": "1"}})
+    ).json()
     path, secret = f"/api/keys/{key['data']['id']}", key["data"]["rawKey"]
     changed = (await org.admin.patch(path, json={"name": "b"})).json()["data"]
     assert (changed["name"], changed["allowedModels"], changed["defaultTags"]) == ("b", ["x"], {"t": "1"})

@@ -35,6 +35,14 @@ async def status(plane: Plane, key: Key | None = None) -> int:
     return (await plane.call(key=key)).status
 
 
+async def works_again(plane: Plane, key: Key | None = None) -> None:
+    """A refusal that rests on the key alone may be a second old: nothing is asked of the ledger for it."""
+    before = time.monotonic()
+    while await status(plane, key) != 200:
+        await asyncio.sleep(0.01)
+    assert time.monotonic() - before < 1.0
+
+
 async def test_a_budget_takes_effect_on_the_next_call_when_it_is_made_raised_lowered_and_deleted(told: Plane) -> None:
     budget = await told.tenant.budget(0)
     assert await status(told) == 429
@@ -50,7 +58,7 @@ async def test_a_key_without_budget_is_refused_on_the_next_call_after_it_was_rev
     await told.tenant.change_key(told.key, revoked=True)
     assert_refused(await told.call(), 401, "unauthorized", surface=OPENAI)
     await told.tenant.change_key(told.key, revoked=False)
-    assert await status(told) == 200
+    await works_again(told)
 
 
 async def test_a_key_with_a_budget_is_refused_on_the_next_call_after_it_was_revoked(told: Plane) -> None:
@@ -63,9 +71,13 @@ async def test_a_key_with_a_budget_is_refused_on_the_next_call_after_it_was_revo
 async def test_a_mandate_a_scope_and_a_customer_take_effect_on_the_next_call(told: Plane) -> None:
     await told.tenant.change_key(told.key, allowed_models=("o3",))
     assert await status(told) == 403
-    await told.tenant.change_key(told.key, allowed_models=None, scopes=("read",))
+    await told.tenant.change_key(told.key, allowed_models=None)
+    await works_again(told)
+    await told.tenant.change_key(told.key, scopes=("read",))
     assert await status(told) == 403
-    await told.tenant.change_key(told.key, scopes=("proxy",), customer_id="acme")
+    await told.tenant.change_key(told.key, scopes=("proxy",))
+    await works_again(told)
+    await told.tenant.change_key(told.key, customer_id="acme")
     await told.tenant.budget(0, "customer", "acme")
     assert (await told.call()).error["code"] == "customer_budget_exceeded"
 
@@ -74,10 +86,7 @@ async def test_a_key_works_within_a_second_of_being_made_even_if_it_was_tried_be
     early = Key(ids.new_api_key(), (await told.tenant.key()).grant)
     assert await status(told, early) == 401
     await told.tenant.publish_key(early)
-    before = time.monotonic()
-    while await status(told, early) == 401:
-        await asyncio.sleep(0.02)
-    assert time.monotonic() - before < 1.5
+    await works_again(told, early)
 
 
 async def test_without_any_call_the_copies_are_gone_within_a_second(told: Plane) -> None:
@@ -221,11 +230,11 @@ async def test_a_policy_that_never_agrees_with_the_ledger_ends_in_a_refusal(plan
 
 
 async def test_prices_nobody_can_read_leave_the_old_ones_and_the_watch_in_force(
-    plane: Plane, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+    new_plane: NewPlane, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("data_plane.watch._POLL_S", 0.01)
     monkeypatch.setattr("data_plane.watch._PRICES_EVERY", 1)
-    await asyncio.sleep(0.05)
+    plane = await new_plane()
     assert await status(plane) == 200
     for version, payload in (("v2", b'{"format":99}'), ("v3", b"no json"), ("v4", b"")):
         await redis.execute("SET", redis_keys.prices(version), payload)

@@ -131,7 +131,7 @@ class Launcher:
         umask: int = 0o022,
         forbid_namespaces: bool = False,
     ) -> None:
-        places = [*(path or []), REPOSITORY]
+        places = [*(path or []), REPOSITORY, *filter(None, [os.environ.get("PYTHONPATH")])]
         # The text itself, because another user may not be able to read the file.
         script = Path(__file__).with_name("launcher.py").read_text()
         if forbid_namespaces:
