@@ -20,8 +20,9 @@ from data_plane.http_message import Headers, Request, Responder
 from data_plane.intake import all_of, check_headers, read_labels, trace_of, upstream_headers
 from data_plane.ledger_clock import LedgerClock
 from data_plane.pricebook import PriceBook
-from data_plane.providers.dialect import Dialect
+from data_plane.providers.dialect import Dialect, Facts
 from data_plane.providers.registry import DIALECTS
+from data_plane.providers.request_body import invalid
 from data_plane.relay import Ended, relay
 from data_plane.router import Route
 from data_plane.settings import Settings
@@ -130,8 +131,8 @@ async def _send(call: Call, hold: Hold, request: Request, plane: Plane) -> Upstr
         hold.outcome = CutOff() if failure.bytes_written else NeverSent()
         raise _gateway_failure(call, failure) from failure
     except asyncio.CancelledError:
-        if not _left(request):
-            raise
+        if not (call.facts.stream and _left(request)):
+            raise  # the worker ends, and nobody will know how the call did
         task.uncancel()
         hold.outcome = CutOff(cause="cancelled")
         return None
@@ -158,7 +159,8 @@ def _conclude(hold: Hold, ended: Ended) -> None:
     elif ended.failure is not None:
         hold.outcome = CutOff(reading, "interrupted")
     else:
-        hold.outcome = Completed(reading, cancelled=ended.client_gone)
+        # Official clients hang up on a stream's last event, not on the end of its framing: nothing was cancelled then.
+        hold.outcome = Completed(reading, cancelled=ended.client_gone and not hold.call.facts.stream)
 
 
 def _call(request: Request, route: Route, grant: Grant, body: bytes, *, told: _Told, plane: Plane) -> Call:
@@ -168,6 +170,7 @@ def _call(request: Request, route: Route, grant: Grant, body: bytes, *, told: _T
     _check_upstream(request, base)
     _check_coding(request)
     facts = dialect.facts(body, route.model, streaming_path=route.streaming)
+    _check_names(facts)
     sent, modified = dialect.prepare(body, facts)
     target = request.target
     if target.startswith(b"/v1/v1/"):
@@ -232,6 +235,15 @@ def _decide(call: Call, grant: Grant, plane: Plane) -> Price | None:
             raise plane.prices.unpriced(provider, model)
         call.labels.warnings.append("unpriced")
     return price
+
+
+def _check_names(facts: Facts) -> None:
+    """They go into events, refusals and prices: half a character (an escape allows it) or a control code is no name."""
+    context = facts.context
+    named = {"model": facts.model, "service_tier": context.service_tier, "speed": context.speed, "geo": context.geo}
+    for field, name in named.items():
+        if not name.isprintable():
+            raise invalid(field, "must be printable text")
 
 
 def _check_coding(request: Request) -> None:

@@ -4,11 +4,14 @@ What is taken is given back in the same block, and the worst is assumed until to
 leak money.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from data_plane.auth import UNREADABLE, Known
 from data_plane.call import Call
@@ -40,7 +43,7 @@ from shared.ledger import (
     Settle,
     StalePolicy,
 )
-from shared.ledger.redis import RedisLedger, encode
+from shared.ledger.redis import Command, RedisLedger, encode
 from shared.prices.price import Price
 from shared.prices.usage import Usage
 from shared.redis_wire import RedisClient, RedisDown, RedisReplyError
@@ -131,7 +134,7 @@ class Holds:
         request = Reserve(
             call.id, grant.org_id, version, bound.amount, scopes, self._settings.lease_ms, encode_event(event)
         )
-        states = await self._ask(request, budgets)
+        states = await self._ask(request, budgets, event)
         hold = Hold(call, grant, price, bound, budgets, scopes, states, event, now_ms)
         self._live[call.id] = hold
         self._metrics.held_microdollars += bound.amount
@@ -150,17 +153,26 @@ class Holds:
         self._policies.forget(org_id)
 
     def renew(self) -> None:
-        """Renews the leases that are a third over. Called often; a lost renewal is made up for by the next."""
+        """Renews the leases that are a third over. Called often: a renewal that failed is made up for by the next."""
+        if not self._redis.connected:
+            return
         age_ns = self._settings.lease_ms * 1_000_000 // 3
         now_ns = time.perf_counter_ns()
         for hold in self._live.values():
             if now_ns - hold.renewed_ns >= age_ns:
-                verb = Extend(hold.call.id, hold.grant.org_id, 0, hold.scopes, self._settings.lease_ms)
-                try:
-                    self._redis.post(*encode(verb).parts)
-                except RedisDown:
-                    return
                 hold.renewed_ns = now_ns
+                verb = Extend(hold.call.id, hold.grant.org_id, 0, hold.scopes, self._settings.lease_ms)
+                command = encode(verb)
+                reply = self._redis.execute(*command.parts)
+                reply.add_done_callback(partial(self._renewed, hold, command))
+
+    def _renewed(self, hold: Hold, command: Command, reply: "asyncio.Future[Any]") -> None:
+        error = reply.exception()
+        if isinstance(error, RedisReplyError) and error.code == "NOSCRIPT":
+            with suppress(RedisDown):
+                self._redis.post(*command.with_source())
+        elif error is not None:
+            hold.renewed_ns = 0
 
     def _bound(self, call: Call, price: Price | None, now_ms: int) -> Bound:
         found = [self._prices.find(call.route.provider, model, now_ms) for model in call.facts.sub_models]
@@ -171,12 +183,15 @@ class Holds:
             raise RequestRefusal(400, "invalid_parameter", reason, details=details)
         return bound
 
-    async def _ask(self, request: Reserve, budgets: list[Budget]) -> tuple[ScopeState, ...]:
+    async def _ask(self, request: Reserve, budgets: list[Budget], event: CostEvent) -> tuple[ScopeState, ...]:
+        if not self._redis.connected:
+            raise _ledger_unavailable()  # nothing is sent, so there is nothing to undo
         try:
             reply = await self._ledger.reserve(request)
         except (RedisDown, RedisReplyError) as error:
             # Whether it was taken is not known: the release waits for the connection and undoes it, or bars it.
-            self._journal.submit(Release(request.id, request.org_id, request.scopes, request.draft))
+            event.outcome, event.cost_source, event.flags = "never_sent", "exact", []
+            self._journal.submit(Release(request.id, request.org_id, request.scopes, encode_event(event)))
             raise _ledger_unavailable() from error
         match reply:
             case Ok() | Replay():
@@ -209,8 +224,8 @@ class Holds:
         )
         due = charge(hold.outcome, terms)
         if due.amount > AMOUNT_MAX:  # no call costs a million dollars: the provider's numbers are wrong
-            due = charge(CutOff(), terms)
-            due.flags.append("usage_inconsistent")
+            outcome, due = due.outcome, charge(CutOff(), terms)
+            due.outcome, due.flags = outcome, ["estimated", "usage_inconsistent"]
         event = _completed(hold, due, now_ns)
         if due.outcome == "never_sent" or (due.outcome == "refused" and due.amount == 0):
             self._journal.submit(Release(call.id, hold.grant.org_id, hold.scopes, encode_event(event)))

@@ -139,8 +139,8 @@ class Responder:
             self._head = b""
         transport = self._channel.transport
         if self._chunked:
-            if size < _COPY_BELOW_BYTES:
-                transport.write(b"%b%x\r\n%b\r\n" % (head, size, data))
+            if not head and size < _COPY_BELOW_BYTES:
+                transport.write(b"%x\r\n%b\r\n" % (size, data))
             else:
                 transport.writelines((b"%b%x\r\n" % (head, size), data, b"\r\n"))
             return

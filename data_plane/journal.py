@@ -46,6 +46,11 @@ class Journal:
             await asyncio.wait(self._pending, timeout=timeout_s)
         return not self._pending
 
+    def close(self) -> None:
+        """Gives up what was not answered."""
+        for task in self._pending:
+            task.cancel()
+
     async def _write(self, entry: Entry) -> None:
         pause_s = _RETRY_FIRST_S
         while True:

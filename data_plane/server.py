@@ -104,7 +104,7 @@ class Server:
             connection.transport.abort()
             return False
         if of_peer > self.limits.connections_per_peer:
-            connection.refuse_connection(503, "overloaded", "Too many connections from this address.")
+            connection.refuse(503, "overloaded", "Too many connections from this address.")
             return False
         return True
 

@@ -159,7 +159,7 @@ class ServerConnection(asyncio.Protocol):
         try:
             begun = self._heads.read(data)
         except BadHead as bad:
-            self._refuse(bad.status, bad.code, bad.message)
+            self.refuse(bad.status, bad.code, bad.message)
             return
         if begun is None:
             if self._state == _IDLE and self._heads.begun:
@@ -289,7 +289,7 @@ class ServerConnection(asyncio.Protocol):
         self._request = self._responder = None
         if request is not None and not request.complete:
             request.fail(ClientGone())  # the rest of the body will not be read
-        if not close:
+        if not close and not self._server.draining:
             self._state = _IDLE
             self._timer.arm(self._limits.idle_timeout_s)
             if self._parked or self._reading_paused or self._writing.paused:
@@ -321,7 +321,7 @@ class ServerConnection(asyncio.Protocol):
         if parked:
             self._read_head(parked)
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
+    def refuse(self, status: int, code: str, message: str) -> None:
         """Answer what never became a request, and close."""
         headers, body = self._server.refusal(status, code, message)
         responder = Responder(self, head_only=False, http_10=False)
@@ -329,9 +329,6 @@ class ServerConnection(asyncio.Protocol):
         self._responder = responder
         self._state = _BROKEN
         responder.send(status, headers, body)
-
-    def refuse_connection(self, status: int, code: str, message: str) -> None:
-        self._refuse(status, code, message)
 
     def shut_when_idle(self) -> None:
         """Close now if nothing is in flight; otherwise the reply in flight will say `Connection: close`."""
@@ -374,7 +371,7 @@ class ServerConnection(asyncio.Protocol):
         if self._state == _BODY:
             self._check_body()
         elif self._state == _HEAD:
-            self._refuse(408, "request_timeout", "The request headers did not arrive in time.")
+            self.refuse(408, "request_timeout", "The request headers did not arrive in time.")
         elif not self.transport.get_write_buffer_size():
             self._close()
         elif self._writing.reads():  # its last reply, slowly

@@ -7,18 +7,15 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from shared.ledger.redis import RedisLedger
 from shared.ledger.sweep import sweep
 from shared.redis_wire import RedisDown, RedisReplyError
 
-_EVERY_S: Final = 15.0
 
-
-async def run(ledger: RedisLedger, organisations: Callable[[], Iterable[str]]) -> None:
+async def run(ledger: RedisLedger, organisations: Callable[[], Iterable[str]], every_s: float) -> None:
     """Sweeps the shards of the organisations this worker serves, until cancelled."""
     while True:
-        await asyncio.sleep(_EVERY_S * random.uniform(0.8, 1.2))  # noqa: S311 - workers must not sweep in step
+        await asyncio.sleep(every_s * random.uniform(0.8, 1.2))  # noqa: S311 - workers must not sweep in step
         with contextlib.suppress(RedisDown, RedisReplyError):
             await sweep(ledger, organisations())

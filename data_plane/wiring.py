@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from data_plane import health, replies, sweeper
@@ -29,7 +30,11 @@ from shared.redis_wire import RedisClient, RedisConnection
 
 _log = logging.getLogger("nullspend.worker")
 
+Work = Callable[[], Coroutine[Any, Any, None]]
+
 _RENEW_S: Final = 0.25
+_SWEEPS_A_LEASE: Final = 4
+_AGAIN_S: Final = 1.0
 _FLUSH_S: Final = 5.0
 
 
@@ -77,9 +82,9 @@ class Worker:
         await self._redis.connect()
         await self._prices.refresh()
         await self._watch.start()
-        self._spawn(self._watch.run())
-        self._spawn(sweeper.run(self._ledger, self._keys.versions))
-        self._spawn(self._renew())
+        self._spawn(self._watch.run)
+        self._spawn(partial(sweeper.run, self._ledger, self._keys.versions, self._settings.lease_s / _SWEEPS_A_LEASE))
+        self._spawn(self._renew)
         await self._server.start(self._settings.host, self._settings.port)
 
     async def stop(self) -> None:
@@ -89,6 +94,7 @@ class Worker:
         await self._cut_calls()
         if not await self._journal.flushed(_FLUSH_S):
             _log.error("%d endings did not reach the ledger; their holds will lapse", self._journal.depth)
+            self._journal.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -103,8 +109,8 @@ class Worker:
         if self._calls:
             await asyncio.wait(self._calls)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.get_running_loop().create_task(work))
+    def _spawn(self, work: Work) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(_kept_up(work)))
 
     async def _renew(self) -> None:
         while True:
@@ -165,6 +171,16 @@ class Worker:
             "nullspend_ledger_conflicts": self._journal.conflicts,
             "nullspend_redis_connected": int(self._redis.connected),
         }
+
+
+async def _kept_up(work: Work) -> None:
+    """What never ends begins again after a failure nobody foresaw: without it leases lapse and changes go unseen."""
+    while True:
+        try:
+            await work()
+        except Exception:  # whatever it was, the task is needed
+            _log.exception("a task of the worker failed and begins again")
+            await asyncio.sleep(_AGAIN_S)
 
 
 async def _load_scripts(connection: RedisConnection) -> None:

@@ -102,8 +102,13 @@ class OnServer:
         self.client.delete(redis_keys.limit(redis_keys.tag(org_id), budget_id))
 
     def stream(self, org_id: str) -> list[StreamEntry]:
-        entries = self.client.execute_command("XRANGE", redis_keys.stream(redis_keys.tag(org_id)), "-", "+")
-        return [parse_entry(fields) for _, fields in entries]
+        return self.stream_after(org_id, "-")[1]
+
+    def stream_after(self, org_id: str, last: str) -> tuple[str, list[StreamEntry]]:
+        """The entries behind an id (`-`: all of them), and the id of the last."""
+        start = last if last == "-" else f"({last}"
+        found = self.client.execute_command("XRANGE", redis_keys.stream(redis_keys.tag(org_id)), start, "+")
+        return found[-1][0].decode() if found else last, [parse_entry(fields) for _, fields in found]
 
 
 def finished(awaitable: Awaitable[_T]) -> _T:
@@ -126,35 +131,30 @@ def connect(path: str) -> Any:
 # ------------------------------------------------------------------------------------------ whole states
 
 
+_DUMP = """
+local rows = {}
+for i, key in ipairs(redis.call('KEYS', '*')) do
+  local kind, content = redis.call('TYPE', key).ok, false
+  if kind == 'hash' then content = redis.call('HGETALL', key) end
+  if kind == 'zset' then content = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end
+  if kind == 'string' then content = redis.call('GET', key) end
+  rows[i] = {key, kind, redis.call('PEXPIRETIME', key), content}
+end
+return rows
+"""
+
+
 def dump(client: Any) -> Content:
     """Every key of a server but the streams."""
-    keys = client.keys("*")
-    pipeline = client.pipeline(transaction=False)
-    for key in keys:
-        pipeline.type(key)
-        pipeline.execute_command("PEXPIRETIME", key)
-    answers = pipeline.execute()
-    kinds, expiries = answers[::2], answers[1::2]
-    for key, kind in zip(keys, kinds, strict=True):
-        match kind:
-            case b"hash":
-                pipeline.hgetall(key)
-            case b"zset":
-                pipeline.zrange(key, 0, -1, withscores=True)
-            case b"string":
-                pipeline.get(key)
-            case _:
-                pipeline.ping()
-    rows = zip(keys, kinds, expiries, pipeline.execute(), strict=True)
-    return {key.decode(): (_plain(value), expiry) for key, kind, expiry, value in rows if kind != b"stream"}
+    rows = client.eval(_DUMP, 0)
+    return {key.decode(): (_plain(kind, content), expiry) for key, kind, expiry, content in rows if kind != b"stream"}
 
 
-def _plain(value: Any) -> object:
-    if isinstance(value, dict):
-        return {key.decode(): content for key, content in value.items()}
-    if isinstance(value, list):
-        return {member.decode(): int(score) for member, score in value}
-    return value
+def _plain(kind: bytes, content: Any) -> object:
+    if kind == b"string":
+        return content
+    pairs = zip(content[::2], content[1::2], strict=True)
+    return {name.decode(): int(value) if kind == b"zset" else value for name, value in pairs}
 
 
 def picture_of(model: MemoryLedger) -> Content:

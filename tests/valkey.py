@@ -44,7 +44,9 @@ def valkey_server(*options: str) -> Iterator[str]:
     path = folder / "s"
     command = [str(binary()), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700"]
     command += ["--save", "", "--appendonly", "no", "--dir", str(folder), "--logfile", str(folder / "log"), *options]
-    keeper = subprocess.Popen(["/bin/sh", "-c", _KEEPER, "keeper", str(folder), *command], stdin=subprocess.PIPE)
+    keeper = subprocess.Popen(
+        ["/bin/sh", "-c", _KEEPER, "keeper", str(folder), *command], stdin=subprocess.PIPE, start_new_session=True
+    )
     try:
         _wait_until_ready(path, folder / "log")
         yield str(path)

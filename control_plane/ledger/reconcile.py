@@ -19,13 +19,14 @@ async def reconcile(context: Context) -> int:
     """How many publications had to be repaired. Raises DatabaseUnavailable or RedisUnavailable."""
     async with context.database.read_only() as session:
         org_ids = await orgs.organisation_ids(session)
-    return sum([await _reconcile(context, org_id) for org_id in org_ids])
+    return sum([await reconcile_organisation(context, org_id) for org_id in org_ids])
 
 
-async def _reconcile(context: Context, org_id: UUID) -> int:
+async def reconcile_organisation(context: Context, org_id: UUID) -> int:
+    """See `reconcile`. What the publisher is about to send is left to it."""
     async with context.database.snapshot() as session:
         if await outbox.pending(session, org_id):
-            return 0  # the publisher is at it
+            return 0
         version = await orgs.policy_version(session, org_id)
         publication = await publish.read(session, org_id, version, context.grants_of, key_ids=None, budget_ids=None)
     found = [d for d in await differences(context.redis, publication) if not d.newer]

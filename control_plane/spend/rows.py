@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from types import UnionType
+from typing import Final, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from control_plane.kernel import times
@@ -90,7 +91,9 @@ def read_statement(fields: dict[bytes, bytes], recorded_at: datetime) -> Stateme
         event = decode_event(_without_nul(entry.body))
         if event.id != entry.event_id or event.org_id != entry.org_id:
             raise ValueError("the body is of another call than the entry")
-        return Statement(_row(entry, event, recorded_at), scopes)
+        row = _row(entry, event, recorded_at)
+        _check_types(row)
+        return Statement(row, scopes)
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
@@ -151,6 +154,32 @@ def _row(entry: StreamEntry, event: CostEvent, recorded_at: datetime) -> EventRo
         windows=list(entry.windows),
         flags=sorted({*event.flags, *entry.flags}),
     )
+
+
+def _kinds() -> dict[str, tuple[type, ...]]:
+    """The exact types a value of each column may have: a bool is no number here."""
+    found = {}
+    for name, hint in get_type_hints(EventRow).items():
+        options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        found[name] = tuple(get_origin(option) or option for option in options)
+    return found
+
+
+_KINDS: Final = _kinds()
+
+
+def _check_types(row: EventRow) -> None:
+    """A body is JSON of anybody's making: sums are made of numbers, labels of text. Raises ValueError."""
+    for name, kinds in _KINDS.items():
+        value = getattr(row, name)
+        if type(value) not in kinds:
+            raise ValueError(f"{name} is {type(value).__name__}")
+    if not all(type(value) is str for value in row.tags.values()):
+        raise ValueError("tags are not text")
+    if not all(type(value) is int for value in row.usage.values()):
+        raise ValueError("usage is not whole numbers")
+    if not all(type(call) is dict for call in row.tool_calls):
+        raise ValueError("tool_calls are not objects")
 
 
 def _without_nul(body: bytes) -> bytes:

@@ -58,7 +58,7 @@ class UpstreamPool:
             length = len(body)
         else:
             pieces, body = body, b""
-        head = request_head(base, method, target, headers, length)
+        head = request_head(base, method, target, headers, length=length)
         origin = self.connections.origin(base)
         # A pooled connection found dead is replaced: nothing was written to it.
         connection = origin.take() or await origin.open(timeouts)
@@ -76,7 +76,7 @@ class UpstreamPool:
         self.connections.close()
 
 
-def request_head(base: Base, method: bytes, target: bytes, headers: Headers, length: int | None) -> bytes:
+def request_head(base: Base, method: bytes, target: bytes, headers: Headers, *, length: int | None) -> bytes:
     """Raises ValueError if a part would break out of its line."""
     if length is None:
         end = b"Transfer-Encoding: chunked\r\n\r\n"

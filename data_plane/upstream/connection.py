@@ -57,11 +57,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._home = home
         self._loop = loop
         self._timer = home.wheel.timer(self._timeout)
-        self._parser = httptools.HttpResponseParser(self)
         self._timeouts = Timeouts()
         self._state = _POOLED
         self._headers: Headers = []
         self._parts: list[bytes] = []
+        self.on_body = self._parts.append
+        """For the parser: without a frame of ours between it and the list."""
+        self._parser = httptools.HttpResponseParser(self)
         self._response: UpstreamResponse | None = None
         self._waiter: asyncio.Future[UpstreamResponse] | None = None
         self._upload: Upload | None = None
@@ -169,9 +171,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name, value))
-
-    def on_body(self, data: bytes) -> None:
-        self._parts.append(data)
 
     def on_message_begin(self) -> None:
         self._surplus = self._message_ended
@@ -299,7 +298,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._nothing_bytes += len(data)
             if self._nothing_bytes > _NOTHING_BYTES_MAX:
                 self._fail("the body of the reply has no end and no content")
-        self._headers.clear()  # trailers
+        if self._headers:
+            self._headers.clear()  # trailers
         if self._message_ended and self._state == _CHUNKED:
             # An empty line after the end is skipped by the parser, but is still a byte nobody asked for.
             self._surplus = self._surplus or data.endswith(b"\r\n\r\n\r\n")
@@ -308,7 +308,9 @@ class UpstreamConnection(asyncio.Protocol):
     def _deliver(self, response: UpstreamResponse, data: bytes) -> None:
         if not self._paused:
             wheel = self._home.wheel
-            self._timer.deadline = min(wheel.now + self._timeouts.idle_s + wheel.tick_s, self._call_deadline)
+            deadline = wheel.now + self._timeouts.idle_s + wheel.tick_s
+            # Not min(): this runs once per event of every stream.
+            self._timer.deadline = deadline if deadline < self._call_deadline else self._call_deadline  # noqa: FURB136
         response.arrived(data)
         if response.held_bytes > _AHEAD_BYTES_MAX and not self._ahead_paused and self._state != _CLOSED:
             self._ahead_paused = True

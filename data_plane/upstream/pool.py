@@ -15,7 +15,9 @@ from data_plane.upstream.resolver import Address, Resolver
 IDLE_S: Final = 50.0
 """Shorter than the idle time of any provider's load balancer we know of (60 s)."""
 IDLE_MAX: Final = 512
-_ADDRESSES_TRIED: Final = 4
+_ADDRESSES_TRIED: Final = 3
+_FIRST_TRY_SHARE: Final = 0.3
+"""Of the time for connecting: what one address may take when there are others."""
 
 
 class Origin:
@@ -55,7 +57,7 @@ class Origin:
         self._opening += 1
         try:
             async with asyncio.timeout(timeouts.connect_s):
-                return await self._open(stage)
+                return await self._open(stage, timeouts.connect_s)
         except TimeoutError as error:
             self._pool.resolver.forget(base.host, base.port)
             message = f"{base.host}:{base.port} was not reached within {timeouts.connect_s:g} s"
@@ -64,18 +66,21 @@ class Origin:
             self._opening -= 1
             self._forget_if_empty()
 
-    async def _open(self, stage: "_Stage") -> UpstreamConnection:
+    async def _open(self, stage: "_Stage", connect_s: float) -> UpstreamConnection:
         base = self._base
         addresses = await self._pool.resolver.resolve(base.host, base.port)
-        failure: UpstreamFailure | None = None
-        for address in addresses[:_ADDRESSES_TRIED]:
+        *others, last = addresses[:_ADDRESSES_TRIED]
+        for address in others:
             try:
-                return await self._connect(address, stage)
-            except UpstreamFailure as error:
-                failure = error
-        self._pool.resolver.forget(base.host, base.port)
-        assert failure is not None
-        raise failure
+                async with asyncio.timeout(connect_s * _FIRST_TRY_SHARE):
+                    return await self._connect(address, stage)
+            except (UpstreamFailure, TimeoutError):
+                continue  # the next address may answer: a name often has one of each family
+        try:
+            return await self._connect(last, stage)
+        except UpstreamFailure:
+            self._pool.resolver.forget(base.host, base.port)
+            raise
 
     async def _connect(self, address: Address, stage: "_Stage") -> UpstreamConnection:
         base, loop = self._base, self._loop

@@ -66,7 +66,7 @@ def version_of(server: Path, identity: Identity, *, reach: Path | None = None) -
 
     Raises StackError if it does not run under the identity or cannot enter the directory `reach`.
     """
-    answer = run(Command(server, ("--version",), identity, cwd=Path("/"), reach=reach))
+    answer = run(Command(server, ("--version",), identity, cwd=Path("/"), death_signal=None, reach=reach))
     match = re.search(r"(PostgreSQL|Valkey|Redis)\D*(\d+)", answer.output)
     if answer.code != 0 or match is None:
         raise StackError(f"{server} does not run here ({answer.output or answer.code}): reinstall it or use another")

@@ -49,8 +49,8 @@ class Command:
     cwd: Path
     name: str | None = None
     """argv[0], for binaries that choose their role by it; the executable's path when None."""
-    death_signal: signal.Signals = signal.SIGKILL
-    """What it receives when the launcher dies."""
+    death_signal: signal.Signals | None = signal.SIGKILL
+    """What it receives when the launcher dies; None for what ends at once anyway."""
     reach: Path | None = None
     """A directory it must be able to enter, or the launch fails."""
 
@@ -65,11 +65,11 @@ def spawn(command: Command, *, output: IO[bytes] | int, stdin: int = subprocess.
     """Start a program whose life is tied to the calling thread (Linux), in a session of its own."""
     argv = [command.name or str(command.executable), *command.arguments]
     executable = str(command.executable)
-    if LINUX or command.identity.kind != "self":
-        identity = command.identity
+    identity, death_signal = command.identity, command.death_signal
+    if identity.kind != "self" or (LINUX and death_signal is not None):
         argv = [
             *(sys.executable, "-I", "-S", launch.__file__),
-            *(str(os.getpid()), str(int(command.death_signal))),
+            *(str(os.getpid()), str(int(death_signal or 0))),
             *(identity.kind, str(identity.uid), str(identity.gid)),
             *(str(command.reach or ""), executable, *argv),
         ]

@@ -151,7 +151,10 @@ Verb = Reserve | Extend | Settle | Release | Expire | Record | SetLimit | Read
 
 @dataclass(frozen=True, slots=True)
 class Ok:
-    """The verb did what it says. `now_ms` is the ledger's clock, `seq` its write counter (rises, never falls)."""
+    """The verb did what it says. `now_ms` is the ledger's clock, `seq` its write counter (rises, never falls).
+
+    `scopes` are told by reserve, extend and read; the other verbs do not look at limits.
+    """
 
     now_ms: int
     seq: int

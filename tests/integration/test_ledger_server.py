@@ -134,6 +134,15 @@ def test_a_live_reservation_never_expires_and_an_ended_one_after_48_hours(ledger
 
 
 @pytest.mark.parametrize("verb", [settle(3), release(), expire(force=True)], ids=["settle", "release", "expire"])
+def test_every_end_closes_the_lease(ledger: OnServer, client: Any, verb: Any) -> None:
+    publish(ledger, 1000)
+    ledger.send(reserve(5))
+    ledger.send(reserve(5, "other"))
+    assert isinstance(ledger.send(verb), Ok)
+    assert client.zrange(redis_keys.open_leases(PREFIX), 0, -1) == [b"other"]
+
+
+@pytest.mark.parametrize("verb", [settle(3), release(), expire(force=True)], ids=["settle", "release", "expire"])
 def test_a_window_lost_by_the_server_never_goes_below_zero(ledger: OnServer, client: Any, verb: Any) -> None:
     end = SystemClock().now_ms() + 10_000
     daily = scope("daily", "acme", end - 60_000, end)

@@ -4,14 +4,17 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shared.redis_url import parse_redis_url
 from shared.redis_wire import RedisClient, RedisConnection, RedisDown, RedisReplyError, encode_command
+from tests.fakes.certificates import Authority
 from tests.fakes.scripted_upstream import until
 from tests.fakes.wire import no_loop_errors
 from tests.valkey import valkey_server
@@ -29,8 +32,8 @@ class ScriptedRedis:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port)
+    async def start(self, tls: ssl.SSLContext | None = None) -> None:
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port, ssl=tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -437,6 +440,23 @@ async def test_a_killed_server_is_down_within_the_same_turn() -> None:
             await asyncio.wait_for(blocked, 1)
         assert not client.connected
         await client.close()
+
+
+async def test_a_rediss_server_is_verified(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    server = ScriptedRedis(echoing)
+    await server.start(authority.server("127.0.0.1"))
+    url = server.url.replace("redis://", "rediss://")
+    client = RedisClient(f"{url}?ssl_ca_certs={authority.ca_file}")
+    await client.connect()
+    replies = await asyncio.gather(*(client.execute("ECHO", n) for n in range(10)))
+    assert replies == [b"%d" % n for n in range(10)]
+    await client.close()
+    stranger = RedisClient(url)
+    with pytest.raises(RedisDown, match="CERTIFICATE_VERIFY_FAILED"):
+        await stranger.connect(wait_s=0.2)
+    await stranger.close()
+    await server.stop()
 
 
 # --- URLs ---

@@ -265,6 +265,25 @@ async def test_the_next_address_is_tried_when_one_does_not_answer(monkeypatch: p
         assert await (await send(pool, up.base)).read(10) == b"ok"
 
 
+async def test_an_address_that_swallows_packets_does_not_use_up_the_time_of_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    getaddrinfo, _ = resolving(lambda _: ["192.0.2.1", "127.0.0.1"])
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    connect = loop.sock_connect
+
+    async def sock_connect(sock: socket.socket, address: tuple[str, int]) -> None:
+        if address[0] == "192.0.2.1":
+            await asyncio.sleep(5)
+        await connect(sock, address)
+
+    monkeypatch.setattr(loop, "sock_connect", sock_connect)
+    async with pooled() as (pool, _), upstream(answering, host="two.example") as up:
+        reply = await asyncio.wait_for(send(pool, up.base, timeouts=Timeouts(connect_s=0.1)), 1)
+        assert await reply.read(10) == b"ok"
+
+
 # --- times ---
 
 

@@ -29,5 +29,5 @@ async def org(context: Context) -> AsyncIterator[Installation]:
 @pytest.fixture
 async def ready(org: Installation) -> Installation:
     """With a ledger that admits."""
-    await make_ready(org.context, org.ingest)
+    await make_ready(org)
     return org

@@ -98,6 +98,7 @@ async def test_without_a_ledger_a_call_is_refused_quickly_and_nothing_leaves(
     assert error["details"] == {"retry_after_seconds": 2}
     assert error["recovery"] == {"retryable": True, "owner_action_required": False, "retry_after_seconds": 2}
     assert durable.upstream.bytes_received == seen
+    assert durable.worker._journal.depth == 0, "what never left leaves nothing to undo"
     store.start()
     await answers(durable.redis)
     while (reply := await durable.call(surface)).status == 503:
@@ -214,7 +215,7 @@ async def test_a_full_ledger_refuses_and_settles_when_there_is_room(plane: Plane
             assert (await caller.reply()).status == 200
             while plane.worker._journal.retried < 2:
                 await asyncio.sleep(0.01)
-            assert await plane.tenant.entries() == []
+            assert sum(spend.cost for spend in await plane.tenant.entries()) == 0
         finally:
             await plane.redis.execute("CONFIG", "SET", "maxmemory", "0")
     spends = await plane.tenant.ended(2)

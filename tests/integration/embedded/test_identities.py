@@ -57,7 +57,7 @@ def python_for_anyone() -> str | None:
 
 
 @pytest.fixture
-def as_user(public_site: Path) -> Iterator[Callable[..., Launcher]]:
+def as_user(public_site: Path, passable_dir: Path) -> Iterator[Callable[..., Launcher]]:
     """Starts launchers as another user, from a copy of the code that this user can read."""
     python = python_for_anyone()
     if python is None:
@@ -82,7 +82,7 @@ def private_home(private_dir: Path) -> Path:
 
 
 @pytest.fixture
-def from_home(private_home: Path) -> Iterator[Callable[..., Launcher]]:
+def from_home(private_home: Path, passable_dir: Path) -> Iterator[Callable[..., Launcher]]:
     """Starts launchers whose wheels and data lie in the private home."""
     started: list[Launcher] = []
 
@@ -203,6 +203,17 @@ def test_an_ordinary_user_needs_no_route_at_all(as_user: Callable[..., Launcher]
         os.kill(killed, 9)
     crashed.process.wait()
     use_and_stop(as_user(NOBODY.pw_uid, home / "data"))
+
+
+@as_root
+def test_a_folder_on_path_that_a_user_may_not_enter_is_passed_over(
+    as_user: Callable[..., Launcher], passable_dir: Path, private_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = passable_dir / "home"
+    home.mkdir()
+    os.chown(home, NOBODY.pw_uid, NOBODY.pw_gid)
+    monkeypatch.setenv("PATH", str(private_dir))
+    as_user(NOBODY.pw_uid, home / "data", lookup=["system", "wheel"]).await_ready()
 
 
 @as_root
