@@ -42,6 +42,8 @@ class Keys:
         self._redis = redis
         self._clock = clock
         self._grants: dict[bytes, Grant] = {}
+        self._digests: dict[str, list[bytes]] = {}
+        """Of each organisation, so that forgetting one does not look at the keys of all others."""
         self._unknown: dict[bytes, int] = {}
         self._versions: dict[str, int] = {}
 
@@ -75,7 +77,8 @@ class Keys:
     def forget(self, org_id: str) -> None:
         """Drops every grant of an organisation; the next call reads them anew."""
         self._versions.pop(org_id, None)
-        self._grants = {digest: grant for digest, grant in self._grants.items() if grant.org_id != org_id}
+        for digest in self._digests.pop(org_id, ()):
+            self._grants.pop(digest, None)
         self._unknown.clear()
 
     async def _load(self, digest: bytes) -> Grant | None:
@@ -96,8 +99,10 @@ class Keys:
             return None
         if len(self._grants) >= _GRANTS_MAX:
             self._grants.clear()
+            self._digests.clear()
             self._versions.clear()
         self._grants[digest] = grant
+        self._digests.setdefault(grant.org_id, []).append(digest)
         self._versions[grant.org_id] = min(version, self._versions.get(grant.org_id, version))
         return grant
 

@@ -50,7 +50,6 @@ class Request:
         "_error",
         "_gone_callback",
         "_parts",
-        "_reader",
         "_waiter",
         "complete",
         "content_length",
@@ -63,6 +62,7 @@ class Request:
         "path",
         "peer",
         "query",
+        "reader",
         "repeated",
         "started_ns",
         "target",
@@ -80,7 +80,7 @@ class Request:
     """Lower-cased names that came more than once."""
 
     def __init__(self, reader: BodyReader, peer: str, started_ns: int) -> None:
-        self._reader = reader
+        self.reader = reader
         self.peer = peer
         self.started_ns = started_ns
         self.repeated = NO_REPEATS
@@ -104,7 +104,7 @@ class Request:
         """
         if not self.complete:
             self._check_declared(limit)
-            self._reader.want_body(limit, whole=True)
+            self.reader.want_body(limit, whole=True)
             while not self.complete:
                 await self._wait()
         if self._error is not None:
@@ -122,7 +122,7 @@ class Request:
         """The body as it arrives, never more than a read or two of it in memory. Raises like `body`."""
         self._check_declared(limit)
         if not self.complete:
-            self._reader.want_body(limit, whole=False)
+            self.reader.want_body(limit, whole=False)
         while True:
             if self._parts:
                 yield self._take()
@@ -179,7 +179,7 @@ class Request:
         data = b"".join(self._parts)
         self._parts.clear()
         self.held_bytes -= len(data)
-        self._reader.body_taken(len(data))
+        self.reader.body_taken(len(data))
         return data
 
     def _check_declared(self, limit: int) -> None:

@@ -75,7 +75,9 @@ class Policies:
         if organisation is None or organisation.version != current or len(organisation.entities) > _ENTITIES_MAX:
             organisation = self._organisations[org_id] = _Organisation(current)
         for entity, definition in zip(wanted, definitions, strict=True):
-            organisation.entities[entity] = () if definition is None else tuple(map(_Cached, decode_budgets(definition)))
+            organisation.entities[entity] = (
+                () if definition is None else tuple(map(_Cached, decode_budgets(definition)))
+            )
         if any(entity not in organisation.entities for entity in entities):
             return await self._load(org_id, entities)
         return organisation

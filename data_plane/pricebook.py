@@ -10,7 +10,6 @@ from shared.prices.table import PriceTable
 from shared.prices.usage import PriceContext
 from shared.redis_wire import RedisClient, RedisDown, RedisReplyError
 
-
 _log = logging.getLogger("nullspend.prices")
 
 

@@ -13,9 +13,11 @@ import httptools
 from data_plane.http_headers import Headers, names
 from data_plane.http_request import BodyReader, Request
 from data_plane.server_limits import Limits
+from data_plane.server_repeats import LastHead
 
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=-]*(?::\d*)?|\[[0-9A-Fa-f:.]+\](?::\d*)?")
 _VERSIONS: Final = (b" HTTP/1.1", b" HTTP/1.0")
+_PARSED_MAX: Final = 16
 _SLASH: Final = ord("/")
 _HASH: Final = ord("#")
 _BAD_LINE: Final = "The request line is not valid HTTP/1.1."
@@ -36,6 +38,9 @@ class HeadReader:
 
     __slots__ = (
         "_body_reader",
+        "_last",
+        "_parsed",
+        "_unfed",
         "_headers",
         "_host_seen",
         "_limits",
@@ -55,6 +60,10 @@ class HeadReader:
         self._partial: bytearray | None = None
         self._started_ns = 0
         self._host_seen: bytes | None = None
+        self._last: LastHead | None = None
+        self._parsed = 0
+        self._unfed = False
+        """The parser saw nothing of the request just read."""
         self.peer = peer
 
     @property
@@ -73,15 +82,26 @@ class HeadReader:
         if end < 4:
             return self._read_more(data) if data else None
         head = data[:end]
+        if self._last is not None:
+            again = self._last.again(head, self._started_ns)
+            if again is not None:
+                self._unfed = True
+                return again, data[end:]
         try:
             self._parser.feed_data(head)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._rejected(error)
-        return self._request(head), data[end:]
+        request = self._request(head)
+        self._parsed += 1
+        if 1 < self._parsed < _PARSED_MAX:  # a connection of one request is not worth it, nor one that never repeats
+            self._last = LastHead.of(head, request)
+        return request, data[end:]
 
     def skip_body(self, body: bytes | None) -> None:
         """The body of the request just read does not pass through here: bring the parser to the next head."""
-        if body is not None:
+        if self._unfed:
+            pass
+        elif body is not None:
             self._parser.feed_data(body)  # there is no body callback, so this is cheaper than a new parser
         else:
             self._parser = httptools.HttpRequestParser(self)
@@ -152,7 +172,7 @@ class HeadReader:
             raise BadHead(431, "headers_too_large", f"More than {self._limits.headers_max} headers.")
         if target[0] != _SLASH or _HASH in target:
             raise BadHead(400, "bad_request", "The request target must be a path.")
-        self._headers, self._target = [], b""
+        self._headers, self._target, self._unfed = [], b"", False
         request = Request(self._body_reader, self.peer, self._started_ns)
         request.method, request.target, request.headers, request.http_10 = method, target, headers, http_10
         request.lower = lower = {name.lower(): value.rstrip() for name, value in reversed(headers)}

@@ -65,7 +65,9 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
             env, "NULLSPEND_RESERVE_TIMEOUT_SECONDS", _DEFAULTS.reserve_timeout_s, float, between=(0.01, 30)
         ),
         drain_s=_number(env, "NULLSPEND_DRAIN_SECONDS", _DEFAULTS.drain_s, float, between=(0, 3600)),
-        body_bytes_max=_number(env, "NULLSPEND_PROXY_BODY_BYTES_MAX", _DEFAULTS.body_bytes_max, int, between=(1024, 1 << 30)),
+        body_bytes_max=_number(
+            env, "NULLSPEND_PROXY_BODY_BYTES_MAX", _DEFAULTS.body_bytes_max, int, between=(1024, 1 << 30)
+        ),
         ops_secret=env.get("NULLSPEND_OPS_SECRET") or None,
         worker=env.get("NULLSPEND_WORKER", _DEFAULTS.worker),
     )

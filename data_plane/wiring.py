@@ -36,6 +36,7 @@ _RENEW_S: Final = 0.25
 _SWEEPS_A_LEASE: Final = 4
 _AGAIN_S: Final = 1.0
 _FLUSH_S: Final = 5.0
+_CLOCK_OFFSET_MAX_MS: Final = 2_000
 
 
 class Worker:
@@ -47,6 +48,7 @@ class Worker:
         self._metrics = health.Metrics()
         self._clock = LedgerClock()
         self._redis = RedisClient(settings.redis_url, timeout_s=settings.reserve_timeout_s, on_connect=(_load_scripts,))
+        self._redis.on_connect(self._read_clock)
         self._ledger = RedisLedger(lambda parts: self._redis.execute(*parts))
         self._keys = Keys(self._redis, self._clock)
         self._policies = Policies(self._redis)
@@ -112,6 +114,11 @@ class Worker:
     def _spawn(self, work: Work) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(_kept_up(work)))
 
+    async def _read_clock(self, connection: RedisConnection) -> None:
+        """Windows and expiries follow the ledger's time from the first call on, and after a failover."""
+        seconds, microseconds = await connection.execute("TIME")
+        self._clock.saw(int(seconds) * 1000 + int(microseconds) // 1000)
+
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(min(_RENEW_S, self._settings.lease_s / 12))
@@ -140,7 +147,7 @@ class Worker:
             replies.send_json(responder, 200, health.HEALTH)
         elif route.name == "ready":
             ready = self._readiness()
-            replies.send_json(responder, 200 if ready["enforcing"] and ready["serving"] else 503, ready)
+            replies.send_json(responder, 200 if ready["status"] == "ok" else 503, ready)
         else:
             health.check_ops_secret(request.lower.get(b"x-ops-health-secret"), self._settings.ops_secret)
             body = self._metrics.render(self._settings.worker, self._gauges())
@@ -149,8 +156,10 @@ class Worker:
     def _readiness(self) -> dict[str, Any]:
         redis, prices = self._redis.connected, self._prices.version is not None
         serving, enforcing = not self._stopping, redis and prices
+        # Money is right whatever this host's clock says; whoever keeps hosts wants to know all the same.
+        skewed = abs(self._clock.offset_ms) > _CLOCK_OFFSET_MAX_MS
         return {
-            "status": "ok" if serving and enforcing else "unavailable",
+            "status": "ok" if serving and enforcing and not skewed else "unavailable",
             "serving": serving,
             "enforcing": enforcing,
             "checks": {
@@ -178,7 +187,7 @@ async def _kept_up(work: Work) -> None:
     while True:
         try:
             await work()
-        except Exception:  # whatever it was, the task is needed
+        except Exception:  # noqa: BLE001 - whatever it was, the task is needed
             _log.exception("a task of the worker failed and begins again")
             await asyncio.sleep(_AGAIN_S)
 

@@ -62,9 +62,10 @@ def database_url(stack: EmbeddedStack, template_database: str) -> str:
 
 
 @pytest.fixture
-def fresh_database_url(stack: EmbeddedStack, template_database: str) -> str:
-    """A migrated database of the test's own."""
-    return _copy(stack, template_database)
+def empty_database_url(database_url: str) -> str:
+    """The module's database without a row, for tests that look at all of it."""
+    _execute(database_url, "TRUNCATE users, ingest_parked, price_versions CASCADE")
+    return database_url
 
 
 @pytest.fixture

@@ -173,14 +173,14 @@ def encode(verb: Verb, now_ms: int | None = None) -> Command:
             return _encode_reserve(verb, now)
         case Settle():
             assert _is_amount(verb.amount)
-            return _encode_ending("settle", verb, now, verb.amount, verb.event)
+            return _encode_ending("settle", verb, now, verb.amount, event=verb.event)
         case Release():
-            return _encode_ending("release", verb, now, 0, verb.event)
+            return _encode_ending("release", verb, now, 0, event=verb.event)
         case Extend():
             return _encode_extend(verb, now)
         case Record():
             assert _is_amount(verb.amount)
-            return _encode_ending("record", verb, now, verb.amount, verb.event)
+            return _encode_ending("record", verb, now, verb.amount, event=verb.event)
         case Expire():
             return _encode_ending("expire", verb, now, int(verb.force))
         case SetLimit():
@@ -213,7 +213,7 @@ def _encode_extend(verb: Extend, now: Part) -> Command:
 
 
 def _encode_ending(
-    name: str, verb: Settle | Release | Expire | Record, now: Part, number: int, event: bytes = b""
+    name: str, verb: Settle | Release | Expire | Record, now: Part, number: int, *, event: bytes = b""
 ) -> Command:
     """`number` is the amount, or whether to force; `expire` brings no event, it has the draft."""
     at, script = _places(verb.org_id, verb.scopes), SCRIPTS[name]

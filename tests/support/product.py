@@ -134,14 +134,15 @@ class Product:
     def counts(self) -> Counts:
         """What every worker counted. A scrape reaches whichever worker the kernel picks, so it is repeated."""
         found: dict[str, str] = {}
-        for _ in range(_SCRAPES_MAX):
-            # A new connection each time: a kept one would ask the same worker again.
-            reply = httpx.get(f"{self.url}/metrics", headers={"x-ops-health-secret": OPS_SECRET}, trust_env=False)
-            worker = _WORKER.search(reply.raise_for_status().text)
-            assert worker is not None
-            found[worker[1]] = reply.text
-            if len(found) == self.workers:
-                return {worker: _counted(text) for worker, text in sorted(found.items())}
+        none_kept = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(limits=none_kept, trust_env=False, headers={"x-ops-health-secret": OPS_SECRET}) as client:
+            for _ in range(_SCRAPES_MAX):
+                reply = client.get(f"{self.url}/metrics").raise_for_status()
+                worker = _WORKER.search(reply.text)
+                assert worker is not None
+                found[worker[1]] = reply.text
+                if len(found) == self.workers:
+                    return {worker: _counted(text) for worker, text in sorted(found.items())}
         raise AssertionError(f"only the workers {sorted(found)} answered")
 
     def audit(self) -> tuple[int, Any]:

@@ -364,3 +364,71 @@ async def test_any_other_upgrade_is_not_supported() -> None:
     assert head_of(reply)[0] == 501
     assert client.closed
     assert not app.requests
+
+
+def post(body: bytes, *, path: bytes = b"/v1/x", length_name: bytes = b"Content-Length") -> bytes:
+    return b"POST %b HTTP/1.1\r\nHost: gw\r\n%b: %d\r\nX-A: 1\r\n\r\n%b" % (path, length_name, len(body), body)
+
+
+async def test_a_repeated_head_is_the_same_request_with_its_own_length() -> None:
+    app = Recorder()
+    client = Wire(app).connect()
+    bodies = [b"a", b"bb", b"", b"c" * 1_000, b"dd", b"e"]
+    for body in bodies:
+        assert head_of(await client.ask(post(body)))[0] == 200
+    assert app.bodies == bodies
+    for request, body in zip(app.requests, bodies, strict=True):
+        length = b"%d" % len(body)
+        assert request.headers == [(b"Host", b"gw"), (b"Content-Length", length), (b"X-A", b"1")]
+        assert request.lower == {b"host": b"gw", b"content-length": length, b"x-a": b"1"}
+        assert (request.method, request.path, request.content_length) == (b"POST", b"/v1/x", len(body))
+    assert len({id(request.headers) for request in app.requests}) == len(bodies)
+    assert len({id(request.lower) for request in app.requests}) == len(bodies)
+
+
+@pytest.mark.parametrize("name", [b"Content-Length", b"content-length", b"CONTENT-LENGTH"])
+@pytest.mark.parametrize("size", [7, 1 << 20], ids=["in-pieces", "at-once"])
+async def test_repeated_and_changed_heads_can_be_mixed(name: bytes, size: int) -> None:
+    app = Recorder()
+    client = Wire(app).connect()
+    chunked = b"POST /c HTTP/1.1\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+    sequence = [
+        post(b"abc", length_name=name),
+        GET,
+        post(b"abcd", path=b"/other"),
+        chunked,
+        post(b"", length_name=name),
+    ]
+    data = b"".join(request * times for times in (1, 2, 3) for request in sequence)
+    for at in range(0, len(data), size):
+        client.send(data[at : at + size])
+        await turns(3)
+    await turns(200)
+    expected = [(b"/v1/x", b"abc"), (b"/a", b""), (b"/other", b"abcd"), (b"/c", b"hi"), (b"/v1/x", b"")]
+    seen = [(request.path, body) for request, body in zip(app.requests, app.bodies, strict=True)]
+    assert seen == [pair for times in (1, 2, 3) for pair in expected for _ in range(times)]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        post(b"abc").replace(b"Length: 3", b"Length: +3"),
+        post(b"abc").replace(b"Length: 3", b"Length: 3, 3"),
+        post(b"abc").replace(b"Length: 3", b"Length: 0x3"),
+        post(b"abc").replace(b"Length: 3", b"Length: "),
+        post(b"abc").replace(b"Length: 3", b"Length: 3\n"),
+        post(b"abc").replace(b"Length: 3", b"Length: " + b"0" * 15 + b"3"),
+        post(b"abc").replace(b"Length: 3\r\n", b"Length: 3\r\nContent-Length: 3\r\n"),
+        post(b"abc").replace(b"X-A: 1\r\n", b"X-A: 1\r\nTransfer-Encoding: chunked\r\n"),
+        post(b"abc").replace(b"X-A: 1\r\n", b"X-A: 1\r\n folded\r\n"),
+        post(b"abc").replace(b"Host: gw\r\n", b"Host: gw\r\nHost: gw\r\n"),
+    ],
+)
+async def test_a_head_that_is_almost_repeated_is_judged_like_any_other(damaged: bytes) -> None:
+    app = Recorder()
+    client = Wire(app).connect()
+    for _ in range(4):
+        await client.ask(post(b"abc"))
+    assert head_of(await client.ask(damaged))[0] == 400
+    assert client.closed
+    assert len(app.requests) == 4

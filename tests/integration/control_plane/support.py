@@ -18,6 +18,7 @@ from shared.ids import BUDGET, uuid7
 from shared.ledger import Ok, Record, Release, Reserve, ReserveReply, Scope, Settle
 
 _numbers = itertools.count()
+_apps: list[Any] = []
 
 
 @dataclass(slots=True)
@@ -118,6 +119,15 @@ class Installation:
         return event
 
 
+def app_of(context: Context) -> Any:
+    """The HTTP application on these stores. It is built once: that takes longer than most tests."""
+    if not _apps:
+        _apps.append(create_app(context))
+    (app,) = _apps
+    app._app.state.context = context
+    return app
+
+
 def scope_of(budget: dict[str, Any], *, start_ms: int = 0, end_ms: int = 0) -> Scope:
     """The scope of a budget that has no window."""
     return Scope(budget["id"].removeprefix(BUDGET), "-", start_ms, end_ms)
@@ -128,7 +138,7 @@ async def install(context: Context) -> Installation:
     number = next(_numbers)
     owner = await bootstrap(context, slug=f"org-{number}", name="Org", owner_email=f"owner{number}@example.com")
     ingest = Ingest(context.database, context.redis, consumer="test", batch=100)
-    return Installation(context, owner, ingest, app=create_app(context))
+    return Installation(context, owner, ingest, app=app_of(context))
 
 
 async def make_ready(org: Installation) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from control_plane.app import create_app
 from control_plane.settings import Settings
 from shared.ids import new_api_key
-from tests.integration.control_plane.support import Installation
+from tests.integration.control_plane.support import Installation, app_of
 
 READS = ("/api/keys", "/api/budgets", "/api/cost-events", "/api/cost-events/summary")
 
@@ -227,7 +226,7 @@ async def test_the_details_of_health_are_for_operators(org: Installation) -> Non
         redis_url=settings.redis_url,
         ops_secret="hush",
     )
-    org.app = create_app(replace(org.context, settings=with_secret))
+    org.app = app_of(replace(org.context, settings=with_secret))
     assert (
         await org.client(None).get("/api/health?verbose=1", headers={"x-ops-health-secret": "hush"})
     ).status_code == 200

@@ -330,7 +330,7 @@ async def test_rows_of_the_default_partition_move_into_the_month_that_is_made_fo
         assert await session.scalar(text("SELECT ensure_cost_event_partitions(3)")) == 0
 
 
-async def test_what_was_read_is_kept_while_postgresql_is_away(ready: Installation, fresh_database_url: str) -> None:
+async def test_what_was_read_is_kept_while_postgresql_is_away(ready: Installation) -> None:
     await append(ready)
     away = Database("postgresql://u:p@/nullspend?host=/nowhere&port=5432")
     ingest = Ingest(away, ready.context.redis, consumer="test", batch=10)

@@ -5,7 +5,6 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from control_plane.app import create_app
 from control_plane.kernel.redis import RedisServer
 from control_plane.keys.published import grants_of
 from control_plane.ledger import publish
@@ -17,7 +16,7 @@ from shared import redis_keys
 from shared.ids import BUDGET
 from shared.ledger.redis import RedisLedger
 from shared.prices.table import PriceTable
-from tests.integration.control_plane.support import Installation, scope_of
+from tests.integration.control_plane.support import Installation, app_of, scope_of
 
 
 async def everything(org: Installation) -> publish.Publication:
@@ -71,7 +70,7 @@ async def test_changes_made_while_redis_is_away_are_accepted_and_in_force_when_i
     blind = Publisher(org.context.database, away, grants_of, timeout_s=1.0)
     seeing = org.context.publish
     org.context = replace(org.context, publish=blind.publish)
-    org.app = create_app(org.context)
+    org.app = app_of(org.context)
     reply = await org.admin.post(
         "/api/budgets", json={"entityType": "customer", "entityId": "acme", "maxBudgetMicrodollars": 5}
     )
@@ -98,7 +97,7 @@ async def test_a_write_is_answered_without_numbers_while_the_ledger_is_away(org:
     away = RedisServer("unix:///nowhere/valkey.sock")
     context = replace(org.context, redis=away, ledger=RedisLedger(away.execute))
     budget = await org.budget(1_000, resetInterval="daily")
-    org.app = create_app(context)
+    org.app = app_of(context)
     read = await org.admin.get(f"/api/budgets/{budget['id']}")
     assert (read.status_code, read.json()["error"]["code"]) == (503, "budget_unavailable")
     assert read.headers["Retry-After"] == "2"
@@ -117,7 +116,7 @@ async def test_a_write_is_answered_without_numbers_while_the_ledger_is_away(org:
 
 async def test_many_changes_at_once_go_out_together_at_one_version(org: Installation) -> None:
     blind = replace(org.context, publish=_never)
-    org.app = create_app(blind)
+    org.app = app_of(blind)
     budgets = [await org.budget(5, entityId=f"c{number}") for number in range(4)]
     key = (await org.admin.post("/api/keys", json={"name": "k"})).json()["data"]
     before = await org.policy_version()

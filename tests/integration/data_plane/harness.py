@@ -1,6 +1,8 @@
 """A data plane in this process between a client and a provider that are both made of bytes."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +19,7 @@ from tests.integration.data_plane.tenant import Key, Tenant
 from tests.integration.data_plane.upstream import Received, Upstream, Wire, stream, whole
 
 OPS_SECRET: Final = "operations"
+PATIENCE_S: Final = 10.0
 
 
 async def publish_prices(redis: RedisClient, book: CompiledBook) -> None:
@@ -87,6 +90,16 @@ class Plane:
 
     async def connect(self) -> Caller:
         return await Caller.connect(self.worker.port)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits for what others do in their own time. A condition that asks somebody is a coroutine function."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            answer = condition()
+            if await answer if inspect.isawaitable(answer) else answer:
+                return
+            await asyncio.sleep(0.001)
 
 
 async def answer_as_asked(request: Received, wire: Wire) -> None:

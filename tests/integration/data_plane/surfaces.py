@@ -68,7 +68,10 @@ class Surface:
 
 def _sse(*documents: dict[str, Any], event: bool = False) -> tuple[bytes, ...]:
     return tuple(
-        (b"event: " + document["type"].encode() + b"\n" if event else b"") + b"data: " + orjson.dumps(document) + b"\n\n"
+        (b"event: " + document["type"].encode() + b"\n" if event else b"")
+        + b"data: "
+        + orjson.dumps(document)
+        + b"\n\n"
         for document in documents
     )
 
@@ -92,7 +95,9 @@ def _openai() -> Surface:
         rate_out=10_000,
         path="/v1/chat/completions",
         stream_path="/v1/chat/completions",
-        reply=orjson.dumps({**reply, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}),
+        reply=orjson.dumps(
+            {**reply, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+        ),
         pieces=(*_sse(*({**chunk, "usage": None} for chunk in (*texts, stop))), *_sse(last), b"data: [DONE]\n\n"),
         credential=("Authorization", "Bearer sk-provider"),
     )
@@ -102,7 +107,7 @@ def _anthropic() -> Surface:
     usage = {"input_tokens": USAGE_IN, "output_tokens": USAGE_OUT}
     message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5-20250929"}
     reply = {**message, "content": [{"type": "text", "text": "hi"}], "stop_reason": "end_turn", "usage": usage}
-    start = {**message, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 1}}
+    start: dict[str, Any] = {**message, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 1}}
     texts = [
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
         for text in ("one ", "two ", "three")
@@ -134,7 +139,12 @@ def _gemini() -> Surface:
     def piece(text: str, out: int, **more: Any) -> dict[str, Any]:
         usage = {"promptTokenCount": USAGE_IN, "candidatesTokenCount": out, "totalTokenCount": USAGE_IN + out}
         candidate = {"content": {"parts": [{"text": text}], "role": "model"}, "index": 0, **more}
-        return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "gemini-2.5-flash", "responseId": "r1"}
+        return {
+            "candidates": [candidate],
+            "usageMetadata": usage,
+            "modelVersion": "gemini-2.5-flash",
+            "responseId": "r1",
+        }
 
     model = "/v1beta/models/gemini-2.5-flash"
     last = piece("three", USAGE_OUT, finishReason="STOP")

@@ -109,7 +109,14 @@ class Tenant:
         others = [other for other in self.budgets[entity] if other.id != budget.id]
         self.budgets[entity] = others if deleted else [*others, budget]
         verb = SetLimit(
-            self.id, budget.id, budget.version, limit, deleted, self.version, entity, encode_budgets(self.budgets[entity])
+            self.id,
+            budget.id,
+            budget.version,
+            limit,
+            deleted,
+            self.version,
+            entity,
+            encode_budgets(self.budgets[entity]),
         )
         assert isinstance(await self.ledger.set_limit(verb), Ok)
         return budget

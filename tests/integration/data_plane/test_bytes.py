@@ -28,7 +28,7 @@ async def test_a_reply_arrives_as_it_was_sent(plane: Plane, surface: Surface) ->
     reply = await plane.call(surface)
     assert reply.body == odd_reply(surface)
     assert reply.header("content-length") == str(len(reply.body))
-    await assert_booked(plane, budget, surface.cost, "completed", "exact")
+    await assert_booked(plane, budget, surface.cost, "completed exact")
 
 
 @each_surface
@@ -55,7 +55,7 @@ async def test_a_reply_of_any_size_and_framing_arrives_whole(
     budget = await plane.tenant.budget(WIDE)
     reply = await plane.call(surface)
     assert (reply.body, reply.complete) == (body, True)
-    await assert_booked(plane, budget, surface.cost, "completed", "exact")
+    await assert_booked(plane, budget, surface.cost, "completed exact")
 
 
 @each_surface
@@ -146,7 +146,7 @@ async def test_a_stream_arrives_the_same_however_it_is_cut(plane: Plane, surface
     reply = await plane.call(surface, stream=True)
     wanted = as_unasked(OPENAI.pieces) if surface is OPENAI else b"".join(surface.pieces)
     assert reply.body == b": comment\n\n" + wanted
-    await assert_booked(plane, budget, surface.cost, "completed", "exact")
+    await assert_booked(plane, budget, surface.cost, "completed exact")
 
 
 async def test_every_chunk_leaves_when_it_came(plane: Plane) -> None:

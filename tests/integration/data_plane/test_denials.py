@@ -9,7 +9,7 @@ import pytest
 from shared.budgets import Budget, EntityType
 from shared.windows import Window
 from tests.integration.data_plane.expected import assert_nothing_left, assert_refused
-from tests.integration.data_plane.harness import Plane
+from tests.integration.data_plane.harness import Plane, until
 from tests.integration.data_plane.surfaces import OPENAI, SURFACES, Surface
 from tests.integration.data_plane.tenant import FOREVER
 from tests.integration.data_plane.upstream import Received, Wire, whole
@@ -118,8 +118,7 @@ async def test_money_that_is_only_held_makes_waiting_worth_it(plane: Plane) -> N
     budget = await plane.tenant.budget(2 * HOLD - 1)
     async with await plane.connect() as caller:
         caller.send(plane.request())
-        while not plane.upstream.requests:
-            await asyncio.sleep(0.001)
+        await until(lambda: plane.upstream.requests)
         reply = await plane.call()
         error = assert_refused(reply, 429, "budget_exceeded", surface=OPENAI, denied=True)
         go.set()
@@ -207,8 +206,7 @@ async def test_one_budget_in_flight_and_another_spent_is_not_worth_waiting_for(p
     await budget_of(plane, "customer", 1)
     async with await plane.connect() as caller:
         caller.send(plane.request())
-        while not plane.upstream.requests:
-            await asyncio.sleep(0.001)
+        await until(lambda: plane.upstream.requests)
         error = (reply := await plane.call(headers=LABELS)).error
         go.set()
         await caller.reply()

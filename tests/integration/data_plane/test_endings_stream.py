@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.data_plane.booked import WIDE, assert_booked
 from tests.integration.data_plane.expected import assert_refused
-from tests.integration.data_plane.harness import Plane
+from tests.integration.data_plane.harness import Plane, until
 from tests.integration.data_plane.surfaces import ANTHROPIC, GEMINI, OPENAI, SURFACES, Surface
 from tests.integration.data_plane.upstream import JSON, Received, Wire, stream, whole
 
@@ -67,7 +67,7 @@ async def test_a_stream_with_usage_costs_exactly_that(plane: Plane, surface: Sur
     budget = await plane.tenant.budget(WIDE)
     reply = await plane.call(surface, stream=True)
     assert (reply.status, reply.complete) == (200, True)
-    event = (await assert_booked(plane, budget, surface.cost, "completed", "exact")).event
+    event = (await assert_booked(plane, budget, surface.cost, "completed exact")).event
     assert event.streaming is True
     assert (event.input_tokens, event.output_tokens) == (1000, 500)
     assert event.ttfb_ms is not None
@@ -80,7 +80,7 @@ async def test_a_stream_that_ends_without_its_last_word_costs_its_usage(plane: P
     plane.upstream.play = stream(pieces)
     budget = await plane.tenant.budget(WIDE)
     assert (await plane.call(surface, stream=True)).complete
-    await assert_booked(plane, budget, surface.cost, "completed", "exact")
+    await assert_booked(plane, budget, surface.cost, "completed exact")
 
 
 async def test_a_stream_without_usage_is_counted(plane: Plane) -> None:
@@ -88,7 +88,7 @@ async def test_a_stream_without_usage_is_counted(plane: Plane) -> None:
     budget = await plane.tenant.budget(WIDE)
     assert (await plane.call(stream=True)).complete
     cost = OPENAI.price(bound_in(OPENAI), 5)  # 13 bytes
-    await assert_booked(plane, budget, cost, "completed", "counted", ["estimated", "no_usage"])
+    await assert_booked(plane, budget, cost, "completed counted", flags=["estimated", "no_usage"])
 
 
 async def test_a_claude_stream_without_its_last_usage_is_counted_from_its_first(plane: Plane) -> None:
@@ -96,7 +96,7 @@ async def test_a_claude_stream_without_its_last_usage_is_counted_from_its_first(
     plane.upstream.play = stream(pieces)
     budget = await plane.tenant.budget(WIDE)
     assert (await plane.call(ANTHROPIC, stream=True)).complete
-    await assert_booked(plane, budget, ANTHROPIC.price(1000, 5), "completed", "counted", ["estimated", "no_usage"])
+    await assert_booked(plane, budget, ANTHROPIC.price(1000, 5), "completed counted", flags=["estimated", "no_usage"])
 
 
 @each_surface
@@ -120,7 +120,7 @@ async def test_a_stream_that_breaks_off_ends_with_an_error_event_and_is_counted(
         case "gemini":
             assert (error["code"], error["status"]) == (503, "UNAVAILABLE")
             assert b'\n\ndata: {"error":' in reply.body
-    await assert_booked(plane, budget, begun_cost(surface), "cut_off", "counted", ["estimated", "interrupted"])
+    await assert_booked(plane, budget, begun_cost(surface), "cut_off counted", flags=["estimated", "interrupted"])
 
 
 @each_surface
@@ -147,7 +147,7 @@ async def test_a_stream_that_breaks_off_before_its_first_event_is_counted(plane:
     if surface is GEMINI:  # it may have been thinking
         assert (await plane.tenant.spent()).cost >= cost
     else:
-        await assert_booked(plane, budget, cost, "cut_off", "counted", ["estimated", "interrupted"])
+        await assert_booked(plane, budget, cost, "cut_off counted", flags=["estimated", "interrupted"])
 
 
 ERRORS = {
@@ -167,7 +167,7 @@ async def test_the_providers_own_error_event_is_passed_on_and_what_came_before_i
     reply = await plane.call(surface, stream=True)
     assert reply.body.endswith(error)
     cost = begun_cost(surface)
-    await assert_booked(plane, budget, cost, "completed", "counted", ["estimated", "provider_error"])
+    await assert_booked(plane, budget, cost, "completed counted", flags=["estimated", "provider_error"])
 
 
 @each_surface
@@ -177,7 +177,7 @@ async def test_a_refused_stream_costs_nothing(plane: Plane, surface: Surface, st
     budget = await plane.tenant.budget(WIDE)
     reply = await plane.call(surface, stream=True)
     assert (reply.status, reply.body) == (status, b'{"error":{}}')
-    await assert_booked(plane, budget, 0, "refused", "exact", status=status)
+    await assert_booked(plane, budget, 0, "refused exact", status=status)
 
 
 @each_surface
@@ -186,7 +186,7 @@ async def test_a_whole_reply_to_a_request_for_a_stream_costs_its_usage(plane: Pl
     budget = await plane.tenant.budget(WIDE)
     reply = await plane.call(surface, stream=True)
     assert reply.body == surface.reply
-    await assert_booked(plane, budget, surface.cost, "completed", "exact")
+    await assert_booked(plane, budget, surface.cost, "completed exact")
 
 
 @each_surface
@@ -195,7 +195,7 @@ async def test_a_stream_that_is_none_is_passed_on_and_costs_the_hold(plane: Plan
     budget = await plane.tenant.budget(WIDE)
     reply = await plane.call(surface, stream=True)
     assert reply.body == b"<html>busy</html>"
-    await assert_booked(plane, budget, hold(surface), "completed", "bound", ["estimated", "unparsable"])
+    await assert_booked(plane, budget, hold(surface), "completed bound", flags=["estimated", "unparsable"])
 
 
 @each_surface
@@ -209,7 +209,7 @@ async def test_a_compressed_stream_is_passed_on_as_it_is_and_metered(
     budget = await plane.tenant.budget(WIDE)
     reply = await plane.call(surface, stream=True, headers=[("Accept-Encoding", "gzip, deflate")])
     assert reply.body == b"".join(packed)
-    await assert_booked(plane, budget, surface.cost, "completed", "exact")
+    await assert_booked(plane, budget, surface.cost, "completed exact")
 
 
 @each_surface
@@ -225,7 +225,7 @@ async def test_a_compressed_stream_that_breaks_off_is_cut_at_the_client_too(plan
     reply = await plane.call(surface, stream=True)
     assert not reply.complete, "no plain event can follow compressed ones"
     assert zlib.decompressobj(wbits=31).decompress(reply.body) == b"".join(begun(surface))
-    await assert_booked(plane, budget, begun_cost(surface), "cut_off", "counted", ["estimated", "interrupted"])
+    await assert_booked(plane, budget, begun_cost(surface), "cut_off counted", flags=["estimated", "interrupted"])
 
 
 @each_surface
@@ -249,7 +249,7 @@ async def test_when_the_client_leaves_the_provider_is_stopped_and_what_was_seen_
         await caller.chunks_until(b"two ")
     async with asyncio.timeout(5):
         await stopped.wait()
-    await assert_booked(plane, budget, begun_cost(surface), "cut_off", "counted", ["estimated", "cancelled"])
+    await assert_booked(plane, budget, begun_cost(surface), "cut_off counted", flags=["estimated", "cancelled"])
 
 
 @each_surface
@@ -267,7 +267,7 @@ async def test_a_client_that_leaves_after_the_last_event_cancelled_nothing(plane
         caller.send(plane.request(surface, stream=True))
         await caller.head()
         await caller.chunks_until(last)
-    await assert_booked(plane, budget, surface.cost, "completed", "exact")
+    await assert_booked(plane, budget, surface.cost, "completed exact")
 
 
 @each_surface
@@ -282,12 +282,11 @@ async def test_when_the_client_leaves_before_the_first_byte_the_hold_is_charged(
     budget = await plane.tenant.budget(WIDE)
     async with await plane.connect() as caller:
         caller.send(plane.request(surface, stream=True))
-        while not plane.upstream.requests:
-            await asyncio.sleep(0.001)
+        await until(lambda: plane.upstream.requests)
     async with asyncio.timeout(5):
         await stopped.wait()
     flags = ["estimated", "cancelled"]
-    await assert_booked(plane, budget, hold(surface), "cut_off", "bound", flags, status=None)
+    await assert_booked(plane, budget, hold(surface), "cut_off bound", flags=flags, status=None)
 
 
 async def test_a_stream_that_never_begins_costs_the_hold(plane: Plane) -> None:
@@ -298,7 +297,7 @@ async def test_a_stream_that_never_begins_costs_the_hold(plane: Plane) -> None:
     budget = await plane.tenant.budget(WIDE)
     assert_refused(await plane.call(stream=True), 502, "upstream_error", surface=OPENAI)
     flags = ["estimated", "unknown"]
-    await assert_booked(plane, budget, hold(OPENAI), "cut_off", "bound", flags, status=None)
+    await assert_booked(plane, budget, hold(OPENAI), "cut_off bound", flags=flags, status=None)
 
 
 async def test_a_gemini_stream_as_an_array_is_metered_and_broken_off_as_an_array(plane: Plane) -> None:
@@ -308,7 +307,7 @@ async def test_a_gemini_stream_as_an_array_is_metered_and_broken_off_as_an_array
     budget = await plane.tenant.budget(WIDE)
     reply = await plane.call(GEMINI, stream=True, target=target)
     assert [sorted(element) for element in reply.json()] == [sorted(json.loads(element)) for element in elements]
-    await assert_booked(plane, budget, GEMINI.cost, "completed", "exact")
+    await assert_booked(plane, budget, GEMINI.cost, "completed exact")
     plane.upstream.play = breaking_off([b"[" + elements[0], b",\r\n" + elements[1]], Wire.close)
     broken = (await plane.call(GEMINI, stream=True, target=target)).json()
     assert len(broken) == 3
@@ -319,4 +318,4 @@ async def test_a_gzip_body_of_a_json_error_in_a_stream_is_metered(plane: Plane) 
     plane.upstream.play = whole(gzip.compress(OPENAI.reply), headers=[b"Content-Encoding: gzip"])
     budget = await plane.tenant.budget(WIDE)
     assert gzip.decompress((await plane.call(stream=True)).body) == OPENAI.reply
-    await assert_booked(plane, budget, OPENAI.cost, "completed", "exact")
+    await assert_booked(plane, budget, OPENAI.cost, "completed exact")

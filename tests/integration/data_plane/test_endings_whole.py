@@ -12,7 +12,7 @@ import pytest
 from tests.integration.data_plane.booked import WIDE, assert_booked
 from tests.integration.data_plane.caller import Caller
 from tests.integration.data_plane.expected import assert_refused
-from tests.integration.data_plane.harness import Plane, working
+from tests.integration.data_plane.harness import Plane, until, working
 from tests.integration.data_plane.surfaces import OPENAI, SURFACES, Surface
 from tests.integration.data_plane.upstream import Received, Wire, head, whole
 
@@ -37,7 +37,7 @@ async def test_a_reply_with_usage_costs_exactly_that(plane: Plane, surface: Surf
     headers = [("X-NullSpend-Session", "s1"), ("Idempotency-Key", "k1"), ("X-NullSpend-Trace-Id", "ab" * 16)]
     reply = await plane.call(surface, headers=headers)
     assert reply.status == 200
-    event = (await assert_booked(plane, budget, surface.cost, "completed", "exact")).event
+    event = (await assert_booked(plane, budget, surface.cost, "completed exact")).event
     assert reply.header("X-NullSpend-Request-Id") == event.id
     assert reply.header("X-NullSpend-Trace-Id") == event.trace_id == "ab" * 16
     assert (event.session_id, event.idempotency_key) == ("s1", "k1")
@@ -60,7 +60,7 @@ async def test_what_the_provider_refuses_costs_nothing(plane: Plane, surface: Su
     assert (reply.header("retry-after"), reply.header("x-should-retry")) == ("7", "true")
     assert not reply.names() & {"x-nullspend-error", "x-nullspend-denied"}
     assert ("x-nullspend-budget-limit" in reply.names()) == (status < 400)
-    await assert_booked(plane, budget, 0, "refused", "exact", status=status)
+    await assert_booked(plane, budget, 0, "refused exact", status=status)
 
 
 @each_surface
@@ -69,7 +69,7 @@ async def test_an_error_with_usage_costs_exactly_that(plane: Plane, surface: Sur
     plane.upstream.play = whole(orjson.dumps(document), status=500)
     budget = await plane.tenant.budget(WIDE)
     assert (await plane.call(surface)).status == 500
-    await assert_booked(plane, budget, surface.cost, "refused", "exact", status=500)
+    await assert_booked(plane, budget, surface.cost, "refused exact", status=500)
 
 
 @each_surface
@@ -84,7 +84,7 @@ async def test_a_provider_that_cannot_be_reached_was_never_sent_to(plane: Plane,
                 reply = await caller.reply()
             error = assert_refused(reply, 502, "upstream_unreachable", surface=surface)
             assert error["details"] == {"provider": surface.provider, "phase": "connect"}
-            await assert_booked(plane, budget, 0, "never_sent", "exact", status=None)
+            await assert_booked(plane, budget, 0, "never_sent exact", status=None)
 
 
 async def reset(request: Received, wire: Wire) -> None:
@@ -106,13 +106,15 @@ async def half_a_head(request: Received, wire: Wire) -> None:
 
 @each_surface
 @pytest.mark.parametrize("play", [reset, close, garbage, half_a_head], ids=lambda play: play.__name__)
-async def test_a_reply_that_never_begins_costs_the_hold(plane: Plane, surface: Surface, play: Callable[..., None]) -> None:
+async def test_a_reply_that_never_begins_costs_the_hold(
+    plane: Plane, surface: Surface, play: Callable[..., None]
+) -> None:
     plane.upstream.play = play  # type: ignore[assignment]
     budget = await plane.tenant.budget(WIDE)
     error = assert_refused(await plane.call(surface), 502, "upstream_error", surface=surface)
     assert error["details"] == {"provider": surface.provider, "phase": "first_byte"}
     hold = surface.hold(surface.body())
-    await assert_booked(plane, budget, hold, "cut_off", "bound", ["estimated", "unknown"], status=None)
+    await assert_booked(plane, budget, hold, "cut_off bound", flags=["estimated", "unknown"], status=None)
     assert len(plane.upstream.requests) == 1, "what may have been billed is not repeated"
 
 
@@ -127,7 +129,7 @@ async def test_a_short_reply_that_breaks_off_is_an_error_and_costs_the_hold(plan
     error = assert_refused(await plane.call(surface), 502, "upstream_error", surface=surface)
     assert error["details"] == {"provider": surface.provider, "phase": "body"}
     flags = ["estimated", "interrupted", "unparsable"]
-    await assert_booked(plane, budget, surface.hold(surface.body()), "cut_off", "bound", flags)
+    await assert_booked(plane, budget, surface.hold(surface.body()), "cut_off bound", flags=flags)
 
 
 async def test_a_long_reply_that_breaks_off_is_cut_at_the_client_too(plane: Plane) -> None:
@@ -141,7 +143,7 @@ async def test_a_long_reply_that_breaks_off_is_cut_at_the_client_too(plane: Plan
     assert (reply.status, reply.complete) == (200, False)
     assert reply.body == OPENAI.reply[:-1] + b" " * 500_000
     flags = ["estimated", "interrupted", "unparsable"]
-    await assert_booked(plane, budget, OPENAI.hold(OPENAI.body()), "cut_off", "bound", flags)
+    await assert_booked(plane, budget, OPENAI.hold(OPENAI.body()), "cut_off bound", flags=flags)
 
 
 @each_surface
@@ -151,7 +153,7 @@ async def test_a_reply_without_usage_is_counted(plane: Plane, surface: Surface) 
     budget = await plane.tenant.budget(WIDE)
     assert (await plane.call(surface)).body == without_usage(surface)
     cost = surface.price(bound_in(surface), shown)
-    await assert_booked(plane, budget, cost, "completed", "counted", ["estimated", "no_usage"])
+    await assert_booked(plane, budget, cost, "completed counted", flags=["estimated", "no_usage"])
 
 
 @each_surface
@@ -162,7 +164,7 @@ async def test_a_reply_that_cannot_be_read_costs_the_hold(plane: Plane, surface:
     reply = await plane.call(surface)
     assert (reply.status, reply.body, reply.complete) == (200, body, True)
     hold = surface.hold(surface.body())
-    await assert_booked(plane, budget, hold, "completed", "bound", ["estimated", "unparsable"])
+    await assert_booked(plane, budget, hold, "completed bound", flags=["estimated", "unparsable"])
 
 
 @each_surface
@@ -177,7 +179,7 @@ async def test_a_compressed_reply_is_passed_on_as_it_is_and_metered(
     budget = await plane.tenant.budget(WIDE)
     reply = await plane.call(surface, headers=[("Accept-Encoding", "gzip, deflate, br")])
     assert (reply.body, reply.header("content-encoding")) == (body, coding.decode())
-    await assert_booked(plane, budget, surface.cost, "completed", "exact")
+    await assert_booked(plane, budget, surface.cost, "completed exact")
 
 
 @pytest.mark.parametrize("coding", [b"br", b"zstd", b"gzip"])
@@ -186,7 +188,7 @@ async def test_a_reply_in_a_coding_nobody_can_read_is_passed_on_and_costs_the_ho
     budget = await plane.tenant.budget(WIDE)
     assert (await plane.call()).body == b"\x1b\x01\x00"
     flags = ["estimated", "unparsable"]
-    await assert_booked(plane, budget, OPENAI.hold(OPENAI.body()), "completed", "bound", flags)
+    await assert_booked(plane, budget, OPENAI.hold(OPENAI.body()), "completed bound", flags=flags)
 
 
 async def test_an_error_in_a_200_costs_what_was_sent(plane: Plane) -> None:
@@ -194,7 +196,7 @@ async def test_an_error_in_a_200_costs_what_was_sent(plane: Plane) -> None:
     budget = await plane.tenant.budget(WIDE)
     assert (await plane.call()).status == 200
     cost = OPENAI.price(bound_in(OPENAI), 0)
-    await assert_booked(plane, budget, cost, "completed", "counted", ["estimated", "provider_error"])
+    await assert_booked(plane, budget, cost, "completed counted", flags=["estimated", "provider_error"])
 
 
 @each_surface
@@ -210,13 +212,11 @@ async def test_when_the_client_leaves_the_reply_is_awaited_and_charged_exactly(p
     budget = await plane.tenant.budget(WIDE)
     async with await plane.connect() as caller:
         caller.send(plane.request(surface))
-        while not plane.upstream.requests:
-            await asyncio.sleep(0.001)
-    while plane.worker._server.connections:
-        await asyncio.sleep(0.001)
+        await until(lambda: plane.upstream.requests)
+    await until(lambda: not plane.worker._server.connections)
     assert len(await plane.tenant.holds()) == 1
     go.set()
-    await assert_booked(plane, budget, surface.cost, "completed", "exact", ["cancelled"])
+    await assert_booked(plane, budget, surface.cost, "completed exact", flags=["cancelled"])
 
 
 async def test_when_a_client_leaves_that_did_not_read_its_reply_the_provider_is_read_on(plane: Plane) -> None:
@@ -228,9 +228,8 @@ async def test_when_a_client_leaves_that_did_not_read_its_reply_the_provider_is_
         caller.send(plane.request())
         await caller.head()
         (connection,) = plane.worker._server.connections
-        while not connection.write_paused:
-            await asyncio.sleep(0.001)
-    await assert_booked(plane, budget, OPENAI.cost, "completed", "exact", ["cancelled"])
+        await until(lambda: connection.write_paused)
+    await assert_booked(plane, budget, OPENAI.cost, "completed exact", flags=["cancelled"])
 
 
 async def test_a_client_that_left_before_the_hold_was_never_sent_for(plane: Plane) -> None:
@@ -240,10 +239,8 @@ async def test_a_client_that_left_before_the_hold_was_never_sent_for(plane: Plan
     await plane.redis.execute("CLIENT", "PAUSE", 60_000, "WRITE")
     async with await plane.connect() as caller:
         caller.send(plane.request())
-        while not plane.worker._server.in_flight:
-            await asyncio.sleep(0.001)
-    while plane.worker._server.connections:
-        await asyncio.sleep(0.001)
+        await until(lambda: plane.worker._server.in_flight)
+    await until(lambda: not plane.worker._server.connections)
     await plane.redis.execute("CLIENT", "UNPAUSE")
     left = (await plane.tenant.ended(2))[1]
     assert (left.cost, left.event.outcome, left.event.cost_source) == (0, "never_sent", "exact")

@@ -9,7 +9,7 @@ import pytest
 from shared.budgets import EntityType
 from tests.integration.data_plane.caller import Caller, Reply
 from tests.integration.data_plane.conftest import NewPlane
-from tests.integration.data_plane.harness import Plane
+from tests.integration.data_plane.harness import Plane, until
 from tests.integration.data_plane.surfaces import ANTHROPIC, GEMINI, OPENAI, Surface
 from tests.integration.data_plane.test_denials import LABELS, budget_of
 from tests.integration.data_plane.upstream import Received, Wire, stream, whole
@@ -39,8 +39,7 @@ async def race(planes: Sequence[Plane], surface: Surface, gate: Gate, *, streams
         for caller in callers:
             caller.send(raw)
         waiting = [asyncio.create_task(caller.reply()) for caller in callers]
-        while sum(task.done() for task in waiting) + len(upstream.requests) < CALLERS:
-            await asyncio.sleep(0.002)
+        await until(lambda: sum(task.done() for task in waiting) + len(upstream.requests) == CALLERS)
         assert len(upstream.requests) <= FITTING
         gate.open.set()
         return list(await asyncio.gather(*waiting))

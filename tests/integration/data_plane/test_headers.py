@@ -124,7 +124,7 @@ FORGED = [
     b"X-NULLSPEND-Budget-Remaining: 0",
     b"Set-Cookie: a=b",
     b"set-cookie: c=d",
-    b"Alt-Svc: h3=\":443\"",
+    b'Alt-Svc: h3=":443"',
     b"Strict-Transport-Security: max-age=1",
     b"Proxy-Authenticate: Basic",
     b"Keep-Alive: timeout=5",

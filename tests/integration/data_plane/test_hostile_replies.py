@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.data_plane.booked import WIDE, assert_booked
 from tests.integration.data_plane.expected import assert_refused
-from tests.integration.data_plane.harness import Plane
+from tests.integration.data_plane.harness import Plane, until
 from tests.integration.data_plane.surfaces import ANTHROPIC, GEMINI, OPENAI, SURFACES, Surface
 from tests.integration.data_plane.upstream import Received, Wire, head, stream, whole
 
@@ -44,7 +44,7 @@ async def test_usage_of_more_than_a_million_dollars_costs_the_hold(plane: Plane,
     budget = await plane.tenant.budget(WIDE)
     assert (await plane.call(surface)).status == 200
     flags = ["estimated", "usage_inconsistent"]
-    await assert_booked(plane, budget, surface.hold(surface.body()), "completed", "bound", flags)
+    await assert_booked(plane, budget, surface.hold(surface.body()), "completed bound", flags=flags)
 
 
 @each_surface
@@ -52,7 +52,7 @@ async def test_an_overrun_is_booked_in_full(plane: Plane, surface: Surface) -> N
     plane.upstream.play = whole(lying(surface, b"1000000"))
     budget = await plane.tenant.budget(surface.hold(surface.body()))
     assert (await plane.call(surface)).status == 200
-    await assert_booked(plane, budget, surface.price(1000, 1_000_000), "completed", "exact")
+    await assert_booked(plane, budget, surface.price(1000, 1_000_000), "completed exact")
 
 
 @each_surface
@@ -61,14 +61,14 @@ async def test_usage_of_nothing_costs_nothing(plane: Plane, surface: Surface) ->
     plane.upstream.play = whole(reply)
     budget = await plane.tenant.budget(WIDE)
     assert (await plane.call(surface)).status == 200
-    await assert_booked(plane, budget, 0, "completed", "exact")
+    await assert_booked(plane, budget, 0, "completed exact")
 
 
 async def test_a_reply_of_another_model_costs_that_models_price(plane: Plane) -> None:
     plane.upstream.play = whole(OPENAI.reply.replace(b"gpt-4o-2024-08-06", b"gpt-4o-mini"))
     budget = await plane.tenant.budget(WIDE)
     assert (await plane.call()).status == 200
-    event = (await assert_booked(plane, budget, 150 + 300, "completed", "exact")).event
+    event = (await assert_booked(plane, budget, 150 + 300, "completed exact")).event
     assert (event.model, event.response_model, event.priced) == ("gpt-4o", "gpt-4o-mini", "true")
 
 
@@ -76,7 +76,7 @@ async def test_a_reply_of_a_model_nobody_knows_costs_the_price_asked_for(plane: 
     plane.upstream.play = whole(OPENAI.reply.replace(b"gpt-4o-2024-08-06", b"house-model-\xc3\xa9\\n"))
     budget = await plane.tenant.budget(WIDE)
     assert (await plane.call()).status == 200
-    event = (await assert_booked(plane, budget, OPENAI.cost, "completed", "exact")).event
+    event = (await assert_booked(plane, budget, OPENAI.cost, "completed exact")).event
     assert (event.response_model, event.priced) == ("house-model-\u00e9\n", "gap")
 
 
@@ -88,7 +88,7 @@ async def test_a_reply_that_unpacks_without_end_is_passed_on_and_costs_the_hold(
     reply = await plane.call(surface, headers=[("Accept-Encoding", "gzip")])
     assert reply.body == bomb
     flags = ["estimated", "unparsable"]
-    await assert_booked(plane, budget, surface.hold(surface.body()), "completed", "bound", flags)
+    await assert_booked(plane, budget, surface.hold(surface.body()), "completed bound", flags=flags)
 
 
 async def interim(request: Received, wire: Wire) -> None:
@@ -101,7 +101,7 @@ async def test_interim_replies_are_not_the_reply(plane: Plane) -> None:
     budget = await plane.tenant.budget(WIDE)
     reply = await plane.call()
     assert (reply.status, reply.body, reply.header("Link")) == (200, OPENAI.reply, None)
-    await assert_booked(plane, budget, OPENAI.cost, "completed", "exact")
+    await assert_booked(plane, budget, OPENAI.cost, "completed exact")
 
 
 async def doubled(request: Received, wire: Wire) -> None:
@@ -148,7 +148,7 @@ async def test_usage_told_twice_in_a_stream_counts_once(plane: Plane, surface: S
     plane.upstream.play = stream(pieces)
     budget = await plane.tenant.budget(WIDE)
     assert (await plane.call(surface, stream=True)).complete
-    await assert_booked(plane, budget, surface.cost, "completed", "exact")
+    await assert_booked(plane, budget, surface.cost, "completed exact")
 
 
 @each_surface
@@ -189,8 +189,7 @@ async def test_a_client_that_reads_nothing_pauses_the_provider_and_loses_no_byte
         while sent < 400 and not wire.gone.is_set():
             wire.chunk(text)
             sent += 1
-            while wire._transport.get_write_buffer_size() > 1_000_000:
-                await asyncio.sleep(0.001)
+            await until(lambda: wire._transport.get_write_buffer_size() <= 1_000_000)
         for piece in ANTHROPIC.pieces[3:]:
             wire.chunk(piece)
         wire.end()
@@ -202,8 +201,7 @@ async def test_a_client_that_reads_nothing_pauses_the_provider_and_loses_no_byte
         reply = await client.head()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         (connection,) = plane.worker._server.connections
-        while not connection.write_paused:
-            await asyncio.sleep(0.001)
+        await until(lambda: connection.write_paused)
         held_at = sent
         await asyncio.sleep(0.05)
         assert sent < 400
@@ -213,4 +211,4 @@ async def test_a_client_that_reads_nothing_pauses_the_provider_and_loses_no_byte
     wanted = b"".join(ANTHROPIC.pieces[:3]) + text * 400 + b"".join(ANTHROPIC.pieces[3:])
     assert (reply.complete, len(reply.body)) == (True, len(wanted))
     assert reply.body == wanted
-    await assert_booked(plane, budget, ANTHROPIC.cost, "completed", "exact")
+    await assert_booked(plane, budget, ANTHROPIC.cost, "completed exact")

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.data_plane import caller
 from tests.integration.data_plane.booked import WIDE, assert_booked
 from tests.integration.data_plane.expected import assert_nothing_left, assert_refused
-from tests.integration.data_plane.harness import Plane
+from tests.integration.data_plane.harness import Plane, until
 from tests.integration.data_plane.surfaces import ANTHROPIC, GEMINI, OPENAI, SURFACES, Surface
 from tests.integration.data_plane.tenant import Tenant
 from tests.integration.data_plane.upstream import Received, Wire, whole
@@ -46,7 +46,7 @@ async def test_line_breaks_in_a_budgets_name_stay_in_their_header(plane: Plane, 
     reply = await plane.call(stream=stream, headers=headers)
     assert (reply.status, reply.complete) == (200, True)
     assert reply.header("X-NullSpend-Budget-Entity") == "tag:feature=x??X-Evil: 1????<html>?"
-    await assert_booked(plane, budget, OPENAI.cost, "completed", "exact")
+    await assert_booked(plane, budget, OPENAI.cost, "completed exact")
     await plane.tenant.set_limit(budget, 0)
     refused = await plane.call(stream=stream, headers=headers)
     assert_refused(refused, 429, "tag_budget_exceeded", surface=OPENAI, denied=True)
@@ -68,7 +68,9 @@ async def test_a_header_that_holds_a_line_break_is_no_request(plane: Plane, byte
     await assert_nothing_left(plane)
 
 
-@pytest.mark.parametrize("name", ["gpt-4o%0d%0aX-Evil:%201", "%00", "gpt%0A4o", "..%2f..", "a%3Fb", "a%23b", "%f0%9f%98%80"])
+@pytest.mark.parametrize(
+    "name", ["gpt-4o%0d%0aX-Evil:%201", "%00", "gpt%0A4o", "..%2f..", "a%3Fb", "a%23b", "%f0%9f%98%80"]
+)
 async def test_a_model_in_the_path_cannot_break_out(plane: Plane, name: str) -> None:
     reply = await plane.call(GEMINI, target=f"/v1beta/models/{name}:generateContent")
     assert reply.status in {400, 404}
@@ -170,7 +172,7 @@ async def test_a_customer_tag_is_the_customer_and_counts_once(plane: Plane) -> N
     as_tag = await plane.tenant.budget(0, "tag", "customer=acme")
     reply = await plane.call(headers=[("X-NullSpend-Tags", '{"customer":"acme"}')])
     assert reply.status == 200
-    await assert_booked(plane, budget, OPENAI.cost, "completed", "exact")
+    await assert_booked(plane, budget, OPENAI.cost, "completed exact")
     assert (await plane.tenant.state(as_tag)).settled == 0
 
 
@@ -225,7 +227,7 @@ async def test_two_organisations_do_not_share_a_window(plane: Plane) -> None:
     headers = [("X-NullSpend-Customer", "acme")]
     assert (await plane.call(headers=headers)).status == 200
     assert (await plane.call(key=key, headers=headers)).status == 429
-    await assert_booked(plane, mine, OPENAI.cost, "completed", "exact")
+    await assert_booked(plane, mine, OPENAI.cost, "completed exact")
     await other.quiet()
 
 
@@ -244,15 +246,13 @@ async def test_a_client_that_half_closes_is_gone(plane: Plane, sent: str) -> Non
     async with await plane.connect() as client:
         client.send(raw[:upto])
         if upto == len(raw):
-            while not plane.upstream.requests:
-                await asyncio.sleep(0.001)
+            await until(lambda: plane.upstream.requests)
         client.writer.write_eof()
         await client.gone()
     if upto == len(raw):
         assert (await plane.tenant.spent()).event.flags == ["estimated", "cancelled"]
     else:
-        while plane.worker._server.in_flight:
-            await asyncio.sleep(0.001)
+        await until(lambda: not plane.worker._server.in_flight)
         await assert_nothing_left(plane)
 
 
@@ -266,7 +266,7 @@ async def test_a_body_that_comes_byte_by_byte_is_held_and_sent_once(plane: Plane
             await asyncio.sleep(0)
         assert plane.upstream.connections <= 1
         assert (await client.reply()).status == 200
-    await assert_booked(plane, budget, OPENAI.cost, "completed", "exact")
+    await assert_booked(plane, budget, OPENAI.cost, "completed exact")
     assert plane.upstream.requests[0].body == OPENAI.body()
 
 
@@ -274,12 +274,10 @@ async def test_nothing_is_held_for_a_body_that_is_not_there_yet(plane: Plane) ->
     await plane.tenant.budget(WIDE)
     async with await plane.connect() as client:
         client.send(plane.request()[:-1])
-        while not plane.worker._server.in_flight:
-            await asyncio.sleep(0.001)
+        await until(lambda: plane.worker._server.in_flight)
         await asyncio.sleep(0.03)
         assert await plane.tenant.holds() == []
-    while plane.worker._server.in_flight:
-        await asyncio.sleep(0.001)
+    await until(lambda: not plane.worker._server.in_flight)
     await assert_nothing_left(plane)
 
 
@@ -289,7 +287,7 @@ async def test_an_old_client_gets_its_stream_to_the_end_of_the_connection(plane:
     reply = await plane.send(raw)
     assert "transfer-encoding" not in reply.names()
     assert reply.body == b"".join(ANTHROPIC.pieces)
-    await assert_booked(plane, budget, ANTHROPIC.cost, "completed", "exact")
+    await assert_booked(plane, budget, ANTHROPIC.cost, "completed exact")
 
 
 async def test_a_thousand_unknown_keys_leave_the_known_one_working(plane: Plane) -> None:
@@ -313,8 +311,7 @@ async def test_a_call_that_leaves_while_its_hold_is_made_leaves_nothing(plane: P
             client.send(plane.request())
             for _ in range(delay):
                 await asyncio.sleep(0)
-    while plane.worker._server.in_flight or plane.worker._journal.depth:
-        await asyncio.sleep(0.001)
+    await until(lambda: not plane.worker._server.in_flight and not plane.worker._journal.depth)
     spends = await plane.tenant.entries()
     assert sum(spend.event.outcome == "completed" for spend in spends) == len(plane.upstream.requests)
     state = await plane.tenant.state(budget)

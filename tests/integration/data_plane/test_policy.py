@@ -13,7 +13,7 @@ from shared.redis_wire import RedisClient
 from tests.integration.data_plane.caller import Caller
 from tests.integration.data_plane.conftest import NewPlane
 from tests.integration.data_plane.expected import assert_nothing_left, assert_refused
-from tests.integration.data_plane.harness import Plane
+from tests.integration.data_plane.harness import Plane, until
 from tests.integration.data_plane.surfaces import OPENAI
 from tests.integration.data_plane.tenant import Key
 from tests.integration.data_plane.upstream import Received, Wire, whole
@@ -38,8 +38,11 @@ async def status(plane: Plane, key: Key | None = None) -> int:
 async def works_again(plane: Plane, key: Key | None = None) -> None:
     """A refusal that rests on the key alone may be a second old: nothing is asked of the ledger for it."""
     before = time.monotonic()
-    while await status(plane, key) != 200:
-        await asyncio.sleep(0.01)
+
+    async def works() -> bool:
+        return await status(plane, key) == 200
+
+    await until(works)
     assert time.monotonic() - before < 1.0
 
 
@@ -92,8 +95,7 @@ async def test_a_key_works_within_a_second_of_being_made_even_if_it_was_tried_be
 async def test_without_any_call_the_copies_are_gone_within_a_second(told: Plane) -> None:
     await told.tenant.bump()
     before = time.monotonic()
-    while told.tenant.id in told.worker._keys.versions():
-        await asyncio.sleep(0.01)
+    await until(lambda: told.tenant.id not in told.worker._keys.versions())
     assert told.tenant.id not in told.worker._policies.versions()
     assert time.monotonic() - before < 1.0
 
@@ -101,9 +103,11 @@ async def test_without_any_call_the_copies_are_gone_within_a_second(told: Plane)
 async def test_the_channel_is_heard_again_after_it_was_lost(plane: Plane) -> None:
     assert await status(plane) == 200
     assert await plane.redis.execute("CLIENT", "KILL", "TYPE", "pubsub") >= 1
-    async with asyncio.timeout(5):
-        while (await plane.redis.execute("PUBSUB", "NUMSUB", redis_keys.CHANGES_CHANNEL))[1] == 0:
-            await asyncio.sleep(0.01)
+
+    async def heard() -> bool:
+        return bool((await plane.redis.execute("PUBSUB", "NUMSUB", redis_keys.CHANGES_CHANNEL))[1])
+
+    await until(heard)
     assert await status(plane) == 200
     await plane.tenant.change_key(plane.key, revoked=True)
     assert await status(plane) == 401
@@ -157,8 +161,7 @@ async def test_a_key_that_is_revoked_while_its_call_runs_lets_the_call_end_and_n
     budget = await plane.tenant.budget(10**9)
     async with await plane.connect() as caller:
         caller.send(plane.request())
-        while not plane.upstream.requests:
-            await asyncio.sleep(0.001)
+        await until(lambda: plane.upstream.requests)
         await plane.tenant.change_key(plane.key, revoked=True)
         assert await status(plane) == 401
         go.set()
@@ -178,8 +181,7 @@ async def test_a_budget_that_is_deleted_or_lowered_under_a_running_call_is_charg
     deleted, lowered = await plane.tenant.budget(10**9), await plane.tenant.budget(10**9, "api_key", plane.key.id)
     async with await plane.connect() as caller:
         caller.send(plane.request())
-        while not plane.upstream.requests:
-            await asyncio.sleep(0.001)
+        await until(lambda: plane.upstream.requests)
         await plane.tenant.delete(deleted)
         await plane.tenant.set_limit(lowered, 1)
         go.set()
@@ -243,9 +245,7 @@ async def test_prices_nobody_can_read_leave_the_old_ones_and_the_watch_in_force(
     assert await status(plane) == 200
     plane.tenant.announces = False
     await plane.tenant.bump()
-    async with asyncio.timeout(2):
-        while plane.tenant.id in plane.worker._keys.versions():
-            await asyncio.sleep(0.01)
+    await until(lambda: plane.tenant.id not in plane.worker._keys.versions())
 
 
 @pytest.mark.parametrize("body", [b"", b"no json", b"[]", b'{"key_id":1}'])
@@ -276,6 +276,4 @@ async def test_a_worker_without_prices_refuses_until_it_has_them(
     assert reply.header("Retry-After") == "2"
     await assert_nothing_left(plane)
     await redis.execute("SET", redis_keys.PRICES_CURRENT, current)
-    async with asyncio.timeout(5):
-        while await status(plane) != 200:
-            await asyncio.sleep(0.01)
+    await works_again(plane)

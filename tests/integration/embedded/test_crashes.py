@@ -160,7 +160,7 @@ def test_nothing_is_restarted_after_a_stop(new_stack: NewStack, data_dir: Path) 
     status = stack.status()["valkey"]
     assert (status.running, status.pid) == (False, None)
     assert not servers_below(data_dir)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("nullspend-")]
+    assert not any(supervisor._thread.is_alive() for supervisor in stack._supervisors)
 
 
 def test_a_killed_launcher_takes_its_servers_along_and_loses_nothing(new_launcher: NewLauncher) -> None:
