@@ -125,7 +125,7 @@ async def _send(call: Call, hold: Hold, request: Request, plane: Plane) -> Upstr
             call.target,
             call.headers,
             call.sent_body,
-            timeouts=_STREAM_TIMEOUTS if call.facts.stream else _WHOLE_TIMEOUTS,
+            timeouts=_timeouts(call),
         )
     except UpstreamFailure as failure:
         hold.outcome = CutOff() if failure.bytes_written else NeverSent()
@@ -138,6 +138,10 @@ async def _send(call: Call, hold: Hold, request: Request, plane: Plane) -> Upstr
         return None
     finally:
         request.on_disconnect(None)
+
+
+def _timeouts(call: Call) -> Timeouts:
+    return _STREAM_TIMEOUTS if call.facts.stream else _WHOLE_TIMEOUTS
 
 
 def _left(request: Request) -> bool:
@@ -277,14 +281,17 @@ def _wants_402(refusal: Refusal, request: Request) -> bool:
 
 def _gateway_failure(call: Call, failure: UpstreamFailure) -> GatewayFailure:
     provider = call.route.provider
-    retry = Recovery(retryable=True, owner_action_required=False)
-    details = {"provider": provider, "phase": failure.phase}
-    if failure.timeout:
-        return GatewayFailure(
-            504, "upstream_timeout", f"{provider} did not answer in time.", details=details, recovery=retry
-        )
-    code = "upstream_error" if failure.bytes_written else "upstream_unreachable"
-    return GatewayFailure(502, code, f"{provider} could not be reached.", details=details, recovery=retry)
+    details: dict[str, Any] = {"provider": provider, "phase": failure.phase}
+    status, code, message = 502, "upstream_error", f"{provider} ended the exchange before its reply was complete."
+    if not failure.bytes_written:
+        code, message = "upstream_unreachable", f"{provider} could not be reached."
+    elif failure.timeout:
+        status, code, message = 504, "upstream_timeout", f"{provider} did not answer in time."
+        timeouts = _timeouts(call)
+        waited = {"write": timeouts.write_stall_s, "first_byte": timeouts.first_byte_s}
+        details["timeout_seconds"] = waited.get(failure.phase, timeouts.idle_s)
+    recovery = Recovery(retryable=True, owner_action_required=False)
+    return GatewayFailure(status, code, message, details=details, recovery=recovery)
 
 
 def _reply_headers(call: Call, hold: Hold, request: Request) -> Headers:

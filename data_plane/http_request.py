@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from data_plane.http_headers import Headers
 from shared.errors import RequestRefusal, Unavailable
@@ -58,6 +58,7 @@ class Request:
         "held_bytes",
         "http_10",
         "lower",
+        "memo",
         "method",
         "path",
         "peer",
@@ -84,6 +85,8 @@ class Request:
         self.peer = peer
         self.started_ns = started_ns
         self.repeated = NO_REPEATS
+        self.memo: dict[str, Any] = {}
+        """For what follows from the head alone, its length aside: the same dict as long as a client repeats its head."""
         self.http_10 = False
         self.content_length: int | None = 0
         """None when the body is chunked."""

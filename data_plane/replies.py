@@ -28,10 +28,10 @@ def identity_headers(call_id: str, trace_id: str) -> Headers:
     return headers
 
 
-def render_refusal(refusal: Refusal, call_id: str, dialect: Dialect | None) -> bytes:
+def render_refusal(refusal: Refusal, call_id: str, dialect: Dialect | None, *, status: int | None = None) -> bytes:
     decision_id = DECISION + call_id if refusal.denied else None
     body = envelope(refusal, request_id=call_id, decision_id=decision_id)
-    return orjson.dumps(dialect.denial(body, refusal.status) if dialect is not None else body)
+    return orjson.dumps(dialect.denial(body, status or refusal.status) if dialect is not None else body)
 
 
 def refuse(
@@ -56,7 +56,7 @@ def refuse(
         out.append((b"Retry-After", str(recovery.retry_after_seconds).encode()))
     if headers:
         out += headers
-    responder.send(status or refusal.status, out, render_refusal(refusal, call_id, dialect))
+    responder.send(status or refusal.status, out, render_refusal(refusal, call_id, dialect, status=status))
 
 
 def budget_headers(budgets: list[Budget], states: tuple[ScopeState, ...]) -> Headers:

@@ -38,16 +38,16 @@ class HeadReader:
 
     __slots__ = (
         "_body_reader",
-        "_last",
-        "_parsed",
-        "_unfed",
         "_headers",
         "_host_seen",
+        "_last",
         "_limits",
+        "_parsed",
         "_parser",
         "_partial",
         "_started_ns",
         "_target",
+        "_unfed",
         "peer",
     )
 

@@ -67,5 +67,5 @@ class LastHead:
         request = Request(last.reader, last.peer, started_ns)
         request.method, request.target, request.headers, request.lower = last.method, last.target, headers, lower
         request.path, request.query, request.repeated = last.path, last.query, last.repeated
-        request.content_length = size
+        request.content_length, request.memo = size, last.memo
         return request

@@ -113,8 +113,8 @@ class Gemini:
         return ContentMeter(facts, read) if facts.stream else BodyMeter(read)
 
     def denial(self, envelope: dict[str, Any], status: int) -> dict[str, Any]:
-        """With the status name that Google's clients show."""
-        return {**envelope, "error": {**envelope["error"], "status": status_name(status)}}
+        """In Google's words: its clients read a number as the code, and show the name of the status."""
+        return {**envelope, "error": {**envelope["error"], "code": status, "status": status_name(status)}}
 
 
 def _pick(where: dict[str, Any], key: str) -> Any:

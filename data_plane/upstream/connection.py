@@ -35,6 +35,8 @@ _PLAIN: Final = 2
 _CHUNKED: Final = 3
 _CLOSED: Final = 4
 
+_ONE: Final = ord("1")
+"""Of HTTP/1.1, where a connection is kept unless something else is said."""
 _BODILESS: Final = frozenset({204, 304})
 
 
@@ -225,7 +227,10 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._waiter = None
         self._response = response
-        self._keep_alive = response.keeps_alive()
+        if head[7] == _ONE and b"connection" not in response.lower:
+            self._keep_alive = True
+        else:
+            self._keep_alive = response.keeps_alive()
         if b"keep-alive" in response.lower:
             self.idle_hint_s = response.idle_hint_s()
         if self._head_only or status in _BODILESS:
@@ -245,12 +250,12 @@ class UpstreamConnection(asyncio.Protocol):
     def _start_plain(self, response: UpstreamResponse, rest: bytes) -> None:
         length = response.lower.get(b"content-length")
         if length is not None and int(length) == len(rest):  # the whole reply in one read
-            response.content_length = len(rest)
-            self._parser.feed_data(rest)  # for its state: cheaper than a new parser
-            self._parts.clear()
             if rest:
-                response.arrived(rest)
-            self._end()
+                self._parser.feed_data(rest)  # for its state: cheaper than a new parser
+                self._parts.clear()
+            self._response = None
+            self._free()
+            response.came_whole(rest)
             return
         self._state = _PLAIN
         if length is None:
@@ -320,6 +325,11 @@ class UpstreamConnection(asyncio.Protocol):
         """The reply ended cleanly."""
         response, self._response = self._response, None
         assert response is not None
+        self._free()
+        response.ended()
+
+    def _free(self) -> None:
+        """Back to the pool, unless something speaks against it."""
         if (
             self._keep_alive
             and not self._surplus
@@ -332,7 +342,6 @@ class UpstreamConnection(asyncio.Protocol):
             self._home.freed(self)
         else:
             self._close()
-        response.ended()
 
     # --- called by the response ---
 

@@ -120,7 +120,8 @@ class Origin:
             connection.abort()
         else:
             self._idle[connection] = None
-            connection.keep(min(self._pool.idle_s, connection.idle_hint_s))
+            hint_s, idle_s = connection.idle_hint_s, self._pool.idle_s
+            connection.keep(idle_s if idle_s < hint_s else hint_s)  # noqa: FURB136 - as quick as can be: for every call
 
     def lost(self, connection: UpstreamConnection) -> None:
         self._idle.pop(connection, None)

@@ -152,6 +152,14 @@ class UpstreamResponse:
         except Exception as error:  # noqa: BLE001 - the relay is broken, not the provider: `pipe` raises it
             self._sink_broke(error)
 
+    def came_whole(self, body: bytes) -> None:
+        """The body came with the head, before anybody could pipe it."""
+        self.content_length = self.held_bytes = len(body)
+        if body:
+            self._parts.append(body)
+        self.complete = True
+        self._source = None
+
     def ended(self) -> None:
         self.complete = True
         self._source = None

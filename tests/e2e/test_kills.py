@@ -91,9 +91,7 @@ async def _ready(victim: Product) -> bool:
     """Proxy and control plane say so themselves."""
     async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
         try:
-            return all(
-                [(await client.get(f"{url}/health/ready")).is_success for url in (victim.url, victim.control_url)]
-            )
+            answers = [await client.get(f"{url}/health/ready") for url in (victim.url, victim.control_url)]
         except httpx.TransportError:
             return False
     return all(answer.is_success for answer in answers)

@@ -369,7 +369,8 @@ def test_reasoning_that_may_run_unseen_is_known(dialect: str, extra: dict[str, A
 
 def test_gemini_denials_carry_the_status_its_clients_show() -> None:
     envelope = {"type": "error", "error": {"code": "budget_exceeded"}}
-    assert DIALECTS["gemini"].denial(envelope, 429)["error"]["status"] == "RESOURCE_EXHAUSTED"
-    assert DIALECTS["gemini"].denial(envelope, 503)["error"]["status"] == "UNAVAILABLE"
+    for status, word in ((429, "RESOURCE_EXHAUSTED"), (503, "UNAVAILABLE")):
+        told = DIALECTS["gemini"].denial(envelope, status)["error"]
+        assert (told["code"], told["status"]) == (status, word)
     assert DIALECTS["openai.chat"].denial({"error": {"code": "x"}}, 429) == {"error": {"code": "x"}}
     assert DIALECTS["anthropic"].denial({"error": {"code": "x"}}, 429) == {"error": {"code": "x"}}

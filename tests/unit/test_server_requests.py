@@ -384,6 +384,10 @@ async def test_a_repeated_head_is_the_same_request_with_its_own_length() -> None
         assert (request.method, request.path, request.content_length) == (b"POST", b"/v1/x", len(body))
     assert len({id(request.headers) for request in app.requests}) == len(bodies)
     assert len({id(request.lower) for request in app.requests}) == len(bodies)
+    assert app.requests[-1].memo is app.requests[2].memo  # what was derived from the head can be kept there
+    assert app.requests[0].memo is not app.requests[1].memo
+    await client.ask(GET)
+    assert app.requests[-1].memo is not app.requests[2].memo
 
 
 @pytest.mark.parametrize("name", [b"Content-Length", b"content-length", b"CONTENT-LENGTH"])

@@ -32,13 +32,14 @@ def assert_refused(
     assert (reply.status, reply.header("X-NullSpend-Error"), reply.complete) == (status, code, True), reply
     document = reply.json()
     error: dict[str, Any] = document["error"]
-    assert (document["type"], error["type"], error["code"]) == ("error", code, code)
+    assert (document["type"], error["type"]) == ("error", code)
     assert "details" in error
     _check_identity(reply, error, denied=denied)
     _check_headers(reply, denied=denied)
     if surface is not None and surface.name == "gemini":
-        assert error["status"] == _GOOGLE_STATUS[status]
+        assert (error["code"], error["status"]) == (status, _GOOGLE_STATUS[status])
     else:
+        assert error["code"] == code
         assert "status" not in error
     return error
 
@@ -51,10 +52,10 @@ def _check_identity(reply: Reply, error: Mapping[str, Any], *, denied: bool) -> 
     decision = f"ns_dec_{call_id}"
     if denied:
         assert error["decision_id"] == decision
-        assert error["message"].endswith(f" [{error['code']} {decision}]")
+        assert error["message"].endswith(f" [{error['type']} {decision}]")
     else:
         assert "decision_id" not in error
-        assert error["message"].endswith(f" [{error['code']}]")
+        assert error["message"].endswith(f" [{error['type']}]")
 
 
 def _check_headers(reply: Reply, *, denied: bool) -> None:

@@ -314,6 +314,16 @@ async def test_a_gemini_stream_as_an_array_is_metered_and_broken_off_as_an_array
     assert broken[-1]["error"]["status"] == "UNAVAILABLE"
 
 
+async def test_a_whole_body_in_place_of_a_stream_that_breaks_off_is_cut_at_the_client_too(plane: Plane) -> None:
+    """Nothing can be said any more within one JSON object, and a clean end would pass for a complete reply."""
+    plane.upstream.play = breaking_off([GEMINI.reply[:60]], Wire.close)
+    budget = await plane.tenant.budget(WIDE)
+    reply = await plane.call(GEMINI, stream=True)
+    assert (reply.body, reply.complete) == (GEMINI.reply[:60], False)
+    flags = ["estimated", "interrupted", "unparsable"]
+    await assert_booked(plane, budget, hold(GEMINI), "cut_off bound", flags=flags)
+
+
 async def test_a_gzip_body_of_a_json_error_in_a_stream_is_metered(plane: Plane) -> None:
     plane.upstream.play = whole(gzip.compress(OPENAI.reply), headers=[b"Content-Encoding: gzip"])
     budget = await plane.tenant.budget(WIDE)

@@ -74,7 +74,7 @@ async def test_a_header_that_holds_a_line_break_is_no_request(plane: Plane, byte
 async def test_a_model_in_the_path_cannot_break_out(plane: Plane, name: str) -> None:
     reply = await plane.call(GEMINI, target=f"/v1beta/models/{name}:generateContent")
     assert reply.status in {400, 404}
-    assert reply.json()["error"]["code"] in {"bad_request", "not_found", "invalid_parameter", "unpriced_model"}
+    assert reply.json()["error"]["type"] in {"bad_request", "not_found", "invalid_parameter", "unpriced_model"}
     assert "x-evil" not in reply.names()
     await assert_nothing_left(plane)
 
