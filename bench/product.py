@@ -76,7 +76,7 @@ def product(folder: Path, upstream_port: int) -> Iterator[Product]:
                 timeout=30,
                 trust_env=False,
             ) as control:
-                scopes = _budgets(control, credentials["api_key"])
+                scopes = _budgets(control, credentials["org_id"], credentials["api_key"])
                 worker = only(cpu.find(process.pid, is_worker), "data-plane worker")
                 cpu.pin([worker], PROXY_CORE)
                 ledger = [("ledger", found.pid) for found in cpu.find(process.pid, is_ledger)]
@@ -121,10 +121,11 @@ def _ready(client: httpx.Client, url: str) -> bool:
         return False
 
 
-def _budgets(control: httpx.Client, api_key: str) -> tuple[tuple[str, str], ...]:
+def _budgets(control: httpx.Client, org_id: str, api_key: str) -> tuple[tuple[str, str], ...]:
     """Three scopes that each call holds its money in: the organisation, the key, the customer."""
-    caller = _ok(control.get("/api/auth/introspect", headers={"X-NullSpend-Key": api_key}))
-    scopes = (("org", caller["orgId"]), ("api_key", caller["keyId"]), ("customer", CUSTOMER))
+    keys = _ok(control.get("/api/keys"))["data"]
+    key_id = next(key["id"] for key in keys if api_key.startswith(key["keyPrefix"]))
+    scopes = (("org", org_id), ("api_key", key_id), ("customer", CUSTOMER))
     for entity_type, entity_id in scopes:
         budget = {"entityType": entity_type, "entityId": entity_id, "maxBudgetMicrodollars": LIMIT}
         _ok(control.post("/api/budgets", json=budget))

@@ -62,8 +62,8 @@ class Settings(BaseSettings):
     @field_validator("consumer")
     @classmethod
     def _is_a_name(cls, name: str) -> str:
-        if re.fullmatch(r"[A-Za-z0-9._:-]{1,200}", name) is None:
-            raise ValueError("must be 1 to 200 letters, digits or ._:-")
+        if re.fullmatch(r"[A-Za-z0-9_._:-]{1,200}", name) is None:
+            raise ValueError("must be 1 to 200 letters, digits or _ . : -")
         return name
 
     @field_validator("ops_secret", mode="after")

@@ -86,7 +86,7 @@ class Request:
         self.started_ns = started_ns
         self.repeated = NO_REPEATS
         self.memo: dict[str, Any] = {}
-        """For what follows from the head alone, its length aside: the same dict as long as a client repeats its head."""
+        """For what follows from the head alone, less its length: the same dict while a client repeats its head."""
         self.http_10 = False
         self.content_length: int | None = 0
         """None when the body is chunked."""

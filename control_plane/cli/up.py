@@ -25,7 +25,10 @@ from deploy.embedded import EmbeddedStack, StackError
 from shared.ids import ORG
 
 _READY_S: Final = 60.0
-_DRAIN_S: Final = 30.0
+_DRAIN: Final = ("NULLSPEND_DRAIN_SECONDS", "30")
+"""Shorter than a worker's own default: somebody who pressed ^C is waiting."""
+_STOP_S: Final = 30.0
+"""How long a process may take to stop once no call keeps it."""
 CREDENTIALS: Final = "credentials.json"
 
 
@@ -52,6 +55,7 @@ class Product:
         self.credentials: Credentials | None = None
         self._stack: EmbeddedStack | None = None
         self._supervisor = Supervisor()
+        self._runtime: Path | None = None
 
     @property
     def proxy_url(self) -> str:
@@ -81,11 +85,12 @@ class Product:
     def stop(self) -> None:
         """The proxy first, so that every ending reaches the stream; then its readers; then the servers."""
         self._supervisor.stopping.set()
-        self._supervisor.stop(("worker",), _DRAIN_S)
-        self._supervisor.stop(("control",), _DRAIN_S)
+        self._supervisor.stop(("worker",), _drain_s() + _STOP_S)
+        self._supervisor.stop(("control",), _STOP_S)
+        if self._runtime is not None:  # ours: a start that failed leaves alone what another instance wrote
+            _remove(self._runtime)
         if self._stack is not None:
             self._stack.stop()
-        _remove(self.options.data / "runtime.json")
 
     def _servers(self) -> dict[str, str]:
         """The URLs of both servers, given or embedded, and the children's environment with them."""
@@ -101,10 +106,12 @@ class Product:
             "NULLSPEND_PORT": str(self.options.port),
             "NULLSPEND_CONTROL_HOST": self.options.host,
             "NULLSPEND_CONTROL_PORT": str(self.options.control_port),
+            _DRAIN[0]: os.environ.get(*_DRAIN),
             **dict(self.options.environment),
         }
         # Other commands find the servers of this instance here; it holds passwords.
-        _write_private(self.options.data / "runtime.json", {"pid": os.getpid(), **environment})
+        self._runtime = self.options.data / "runtime.json"
+        _write_private(self._runtime, {"pid": os.getpid(), **environment})
         return environment
 
     def _bootstrap(self, environment: dict[str, str]) -> Credentials:
@@ -186,6 +193,14 @@ def _welcome(product: Product) -> Panel:
         "Stop with ^C: nothing is lost.",
     )
     return Panel("\n".join(lines), title="NullSpend is running", expand=False)
+
+
+def _drain_s() -> float:
+    """How long the workers wait for their calls. They refuse to start where it is no number."""
+    try:
+        return float(os.environ.get(*_DRAIN))
+    except ValueError:
+        return float(_DRAIN[1])
 
 
 def _ready(client: httpx.Client, url: str) -> bool:

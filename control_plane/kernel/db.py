@@ -34,6 +34,8 @@ _NAMES: Final = {
 _TRY_LATER: Final = ("08", "40", "53", "55", "57", "58", "XX")
 """SQLSTATE classes: connection, rollback, resources, not in state, operator, system, internal."""
 _BAD_DATA: Final = ("22", "23")
+_NOT_MIGRATED: Final = ("42P01", "42703", "3F000", "42883")
+"""An unknown table, column, schema or function."""
 
 
 class DatabaseUnavailable(Exception):
@@ -132,4 +134,6 @@ def _translated(error: DBAPIError | asyncpg.PostgresError) -> Exception:
         return RowRefused(str(original), getattr(cause, "constraint_name", None) or "")
     if not state or state.startswith(_TRY_LATER):
         return DatabaseUnavailable(f"PostgreSQL gave up: {original}")
+    if state in _NOT_MIGRATED:
+        return DatabaseUnavailable(f"the database lacks this version's tables, run `alembic upgrade head`: {original}")
     return error

@@ -78,13 +78,15 @@ class Publisher:
 
     async def _publish(self, org_id: UUID) -> None:
         async with self._database.transaction() as session:
-            await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"publish:{org_id}", 0))))
             pending = await outbox.pending(session, org_id)
             if not pending:
                 return
             if any(row.attempts for row in pending):
-                # A worker may have read half of the last try: it must not believe that it knows this version.
+                # A worker may have read half of the last try: it must not believe that it knows this version. The new
+                # one is committed before it is published, or a crash in between would give its number out twice.
                 await orgs_service.bump_policy_version(session, org_id)
+        async with self._database.transaction() as session:
+            await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"publish:{org_id}", 0))))
             # The version first: everything up to it is then among the pending rows that are read after it.
             version = await orgs.policy_version(session, org_id)
             pending = await outbox.pending(session, org_id)

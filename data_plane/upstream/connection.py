@@ -13,6 +13,7 @@ import httptools
 
 from data_plane.http_headers import Headers
 from data_plane.timers import TimerWheel
+from data_plane.upstream.clock import CallClock
 from data_plane.upstream.failures import Phase, Timeouts, UpstreamFailure
 from data_plane.upstream.response import UpstreamResponse
 from data_plane.upstream.upload import Upload
@@ -26,7 +27,6 @@ _NOTHING_BYTES_MAX: Final = 64 * 1024
 """Of chunk extensions and trailers in a row: there is no reason to send that much of nothing."""
 _WRITE_HIGH_BYTES: Final = 256 * 1024
 _COPY_BELOW_BYTES: Final = 16_384
-_FIRST_WRITE_CHECK_S: Final = 1.0
 
 _POOLED: Final = 0
 _HEAD: Final = 1
@@ -58,8 +58,7 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, home: ConnectionHome, loop: asyncio.AbstractEventLoop) -> None:
         self._home = home
         self._loop = loop
-        self._timer = home.wheel.timer(self._timeout)
-        self._timeouts = Timeouts()
+        self._clock = CallClock(home.wheel, self._timeout)
         self._state = _POOLED
         self._headers: Headers = []
         self._parts: list[bytes] = []
@@ -70,7 +69,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._waiter: asyncio.Future[UpstreamResponse] | None = None
         self._upload: Upload | None = None
         self._paused = self._ahead_paused = False
-        self._call_deadline = self._first_byte_deadline = inf
         self.idle_hint_s = inf
         """How long the provider says it keeps an idle connection, and a bit less."""
 
@@ -86,36 +84,30 @@ class UpstreamConnection(asyncio.Protocol):
         """Write a request; the future is the head of its reply. From here on the provider may have seen it."""
         assert self._state == _POOLED, "one request at a time"
         self._state = _HEAD
-        self._timeouts = timeouts
         self._head = b""
         self._headers = []
         self._head_only = head_only
         self._message_ended = self._surplus = False
         self._left = self._nothing_bytes = self._interim = 0
-        now = self._home.wheel.now
-        self._call_deadline = now + timeouts.call_s
-        self._first_byte_deadline = now + timeouts.first_byte_s
-        self._buffered_before = -1
         self._waiter = waiter = self._loop.create_future()
-        if len(body) < _COPY_BELOW_BYTES:
-            self.transport.write(head + body if body else head)
-            self._timer.arm(timeouts.first_check_s)
-        else:
+        large = len(body) >= _COPY_BELOW_BYTES
+        if large:
             self.transport.writelines((head, body))
-            self._timer.arm(min(_FIRST_WRITE_CHECK_S, timeouts.first_check_s))
+        else:
+            self.transport.write(head + body if body else head)
+        self._clock.start(timeouts, large=large)
         return waiter
 
     def upload(self, body: AsyncIterable[bytes], length: int | None) -> None:
         """Send the body of the request just written as it comes; its errors reach whoever waits for the reply."""
-        self._first_byte_deadline = inf
+        self._clock.uploading()
         self._upload = Upload(self.transport, body, length, self._upload_ended)
 
     def _upload_ended(self, error: Exception | None) -> None:
         self._upload = None
         if error is None:
             if self._state == _HEAD:
-                self._first_byte_deadline = self._home.wheel.now + self._timeouts.first_byte_s
-                self._check_progress(self._home.wheel.now)
+                self._clock.uploaded()
         elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(error)
             self.abort()
@@ -124,7 +116,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def keep(self, idle_s: float) -> None:
         """Wait for the next request, at most this long."""
-        self._timer.arm(idle_s)
+        self._clock.keep(idle_s)
 
     def abort(self) -> None:
         """Close at once; whatever was in flight was given up by its owner."""
@@ -165,7 +157,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._state != _CLOSED:
             detail = f": {exc}" if exc is not None else ""
             self._fail(f"the provider closed the connection{detail}")
-        self._timer.discard()
+        self._clock.discard()
         del self._parser
         self._home.lost(self)
 
@@ -240,7 +232,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._end()
         elif coding is not None:
             self._state = _CHUNKED
-            self._await_bytes()
+            self._clock.await_bytes()
             if rest:
                 self._read_chunked(rest)
         else:
@@ -264,7 +256,7 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._left = response.content_length = int(length)
             self._parser = httptools.HttpResponseParser(self)
-        self._await_bytes()
+        self._clock.await_bytes()
         if rest:
             self._read_plain(rest)
 
@@ -312,10 +304,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _deliver(self, response: UpstreamResponse, data: bytes) -> None:
         if not self._paused:
-            wheel = self._home.wheel
-            deadline = wheel.now + self._timeouts.idle_s + wheel.tick_s
-            # Not min(): this runs once per event of every stream.
-            self._timer.deadline = deadline if deadline < self._call_deadline else self._call_deadline  # noqa: FURB136
+            self._clock.heard()
         response.arrived(data)
         if response.held_bytes > _AHEAD_BYTES_MAX and not self._ahead_paused and self._state != _CLOSED:
             self._ahead_paused = True
@@ -350,23 +339,22 @@ class UpstreamConnection(asyncio.Protocol):
         if self._state in {_PLAIN, _CHUNKED} and not self._paused:
             self._paused = True
             self.transport.pause_reading()
-            self._timer.deadline = self._call_deadline
+            self._clock.pause()
 
     def resume_body(self) -> None:
         if self._paused:
             self._paused = self._ahead_paused = False
             self.transport.resume_reading()
-            self._await_bytes()
-
-    def _await_bytes(self) -> None:
-        self._timer.arm(min(self._timeouts.idle_s, self._call_deadline - self._home.wheel.now))
+            self._clock.await_bytes()
 
     # --- endings ---
 
-    def _fail(self, message: str, phase: Phase | None = None, *, timeout: bool = False) -> None:
+    def _fail(self, message: str, phase: Phase | None = None) -> None:
         if phase is None:
             phase = "first_byte" if self._state == _HEAD else "body"
-        failure = UpstreamFailure(phase, message, timeout=timeout, bytes_written=True)
+        self._failed(UpstreamFailure(phase, message, bytes_written=True))
+
+    def _failed(self, failure: UpstreamFailure) -> None:
         response, waiter = self._response, self._waiter
         self._response = self._waiter = None
         self._close()
@@ -378,31 +366,16 @@ class UpstreamConnection(asyncio.Protocol):
     def _close(self) -> None:
         if self._state != _CLOSED:
             self._state = _CLOSED
-            self._timer.disarm()
+            self._clock.stop()
             if self._upload is not None:
                 self._upload.cancel()
             # Not `close`: a request that nobody waits for any more must not be sent to its end.
             self.transport.abort()
 
     def _timeout(self) -> None:
-        now = self._home.wheel.now
         if self._state == _POOLED:
             self._close()
-        elif now >= self._call_deadline:
-            self._fail(f"the call took longer than {self._timeouts.call_s:g} s", timeout=True)
-        elif self._state == _HEAD:
-            self._check_progress(now)
-        else:
-            self._fail(f"the provider sent nothing for {self._timeouts.idle_s:g} s", timeout=True)
-
-    def _check_progress(self, now: float) -> None:
-        timeouts, buffered = self._timeouts, self.transport.get_write_buffer_size()
-        if buffered and buffered == self._buffered_before:
-            self._fail(f"the provider took none of the request for {timeouts.write_stall_s:g} s", "write", timeout=True)
-        elif now >= self._first_byte_deadline:
-            phase: Phase = "write" if buffered else "first_byte"
-            self._fail(f"the provider did not answer within {timeouts.first_byte_s:g} s", phase, timeout=True)
-        else:
-            self._buffered_before = buffered
-            left = min(self._first_byte_deadline, self._call_deadline) - now
-            self._timer.arm(min(timeouts.write_stall_s, left) if buffered else left)
+            return
+        failure = self._clock.verdict(answered=self._state != _HEAD, buffered=self.transport.get_write_buffer_size())
+        if failure is not None:
+            self._failed(failure)

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.control import Control
-from tests.support.product import Product
+from tests.support.product import BODY_BYTES_MAX, Product
 from tests.support.upstreams import Scripted, scripted_provider
-
-BODY_BYTES_MAX = 200_000
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import pytest
 from google import genai
 from google.genai import errors as genai_errors
 
-from tests.e2e.conftest import BODY_BYTES_MAX
 from tests.support.control import Control
 from tests.support.official import (
     DIALECTS,
@@ -22,7 +21,7 @@ from tests.support.official import (
     genai_options,
     openai_client,
 )
-from tests.support.product import Product
+from tests.support.product import BODY_BYTES_MAX, Product
 from tests.support.tape import Take, Tape
 from tests.support.upstreams import Scripted, at_root
 
@@ -152,8 +151,9 @@ def assert_typed(dialect: Dialect, error: Exception, take: Take, *, status: int,
         case "gemini":
             assert type(error) is genai_errors.ClientError
             assert (error.code, error.message) == (status, told["message"])
-    assert told["message"].endswith(("]", f"[{code}]"))
-    assert len(told["message"]) > len(code) + 20, "it says what is wrong"
+    what, _, named = told["message"].partition(" [")
+    assert named.startswith(code)
+    assert what.endswith("."), "a sentence says what is wrong"
     return told
 
 

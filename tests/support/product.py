@@ -17,6 +17,8 @@ from tests.support.waiting import free_port
 
 NULLSPEND: Final = Path(sys.executable).with_name("nullspend")
 OPS_SECRET: Final = "operations"
+BODY_BYTES_MAX: Final = 200_000
+"""Of the instance that all tests share."""
 READY_S: Final = 100.0
 _STOP_S: Final = 60.0
 _RUNNING: Final = "NullSpend is running"

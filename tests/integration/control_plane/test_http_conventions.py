@@ -4,10 +4,12 @@ import asyncio
 import re
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 
+from control_plane.kernel.db import Database, Session
 from control_plane.settings import Settings
 from shared.ids import new_api_key
 from tests.integration.control_plane.support import Installation, app_of
@@ -60,17 +62,28 @@ async def _chunks(body: bytes) -> Any:
 
 
 async def test_a_crash_is_an_envelope_without_its_reason(org: Installation, caplog: pytest.LogCaptureFixture) -> None:
-    async with org.context.database.transaction() as session:
-        await session.execute(text("ALTER TABLE cost_events RENAME TO cost_events_gone"))
-    try:
-        reply = await org.admin.get("/api/cost-events")
-    finally:
-        async with org.context.database.transaction() as session:
-            await session.execute(text("ALTER TABLE cost_events_gone RENAME TO cost_events"))
+    async def broken(_session: Session, _org_id: UUID) -> dict[UUID, str]:
+        raise ValueError("a defect nobody may read about")
+
+    org.app = app_of(replace(org.context, key_names=broken))
+    reply = await org.admin.get("/api/cost-events")
     assert reply.status_code == 500
     assert reply.json()["error"]["code"] == "internal_error"
-    assert "cost_events" not in reply.text
+    assert "defect" not in reply.text
     assert reply.headers["X-Request-Id"] in caplog.text
+    assert "a defect nobody may read about" in caplog.text
+
+
+async def test_a_database_without_its_tables_is_an_outage_and_not_a_defect(
+    org: Installation, bare_database_url: str
+) -> None:
+    bare = Database(bare_database_url, pool=2)
+    org.app = app_of(replace(org.context, database=bare))
+    assert (await org.client(None).get("/api/health")).status_code == 503
+    reply = await org.admin.get("/api/cost-events")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "service_unavailable")
+    assert reply.headers["Retry-After"] == "30"
+    await bare.close()
 
 
 @pytest.mark.parametrize(

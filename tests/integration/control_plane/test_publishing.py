@@ -3,6 +3,7 @@
 from dataclasses import replace
 from uuid import UUID
 
+from redis.asyncio import Redis
 from sqlalchemy import text
 
 from control_plane.kernel.redis import RedisServer
@@ -182,3 +183,23 @@ async def test_the_scope_of_a_published_budget_is_the_one_the_ledger_holds_in(re
     await ready.spend(60, [scope_of(budget)])
     shown = (await ready.admin.get(f"/api/budgets/{budget['id']}")).json()["data"]
     assert shown["remainingMicrodollars"] == 40
+
+
+async def test_every_publication_is_announced_to_the_workers(org: Installation) -> None:
+    listener = Redis.from_url(org.context.settings.redis_url, protocol=2).pubsub()
+    await listener.subscribe(redis_keys.CHANGES_CHANNEL)
+    await listener.get_message(timeout=5)
+    key = (await org.admin.post("/api/keys", json={"name": "k"})).json()["data"]
+    budget = await org.budget()
+    for change in (
+        org.admin.delete(f"/api/keys/{key['id']}"),
+        org.admin.delete(f"/api/budgets/{budget['id']}"),
+    ):
+        while await listener.get_message(ignore_subscribe_messages=True):
+            pass
+        assert (await change).status_code == 200
+        message = await listener.get_message(ignore_subscribe_messages=True, timeout=1)
+        assert message is not None
+        assert message["data"] == org.org_id.encode()
+    await listener.aclose()
+    await listener.connection_pool.aclose()

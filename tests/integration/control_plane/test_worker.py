@@ -7,11 +7,15 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import ModuleType
 
 import httpx
 import pytest
 
+from control_plane import __main__ as server
+from control_plane import worker
 from control_plane.kernel.context import Context
+from control_plane.migrations import upgrade
 from control_plane.settings import Settings
 from control_plane.wiring import connected
 from control_plane.worker import Loop, Worker
@@ -42,7 +46,7 @@ async def test_a_worker_makes_an_empty_redis_admit_records_what_it_admits_and_la
     org: Installation,
 ) -> None:
     quick = org.context.settings.model_copy(update={"sweep_every_s": 0.1})
-    async with connected(quick) as context, Worker(context) as worker:
+    async with connected(quick) as context, Worker(context) as work:
 
         async def enforcing() -> bool:
             return (await org.client(None).get("/health/ready")).json()["enforcing"] is True
@@ -55,22 +59,20 @@ async def test_a_worker_makes_an_empty_redis_admit_records_what_it_admits_and_la
         assert isinstance(await org.reserve(dead, 200, [scope], lease_ms=100), Ok)
         await eventually(lambda: recorded(org, dead.id), "the hold lapsed and was charged")
         assert (await org.admin.get(f"/api/cost-events/{dead.id}")).json()["data"]["costMicrodollars"] == 200
-        assert worker.failing() == []
+        assert work.failing() == []
 
 
 async def test_a_worker_outlives_a_redis_and_a_postgresql_that_go_and_come(tmp_path: Path) -> None:
     first = EmbeddedStack(tmp_path / "data")
     first.start()
     settings = Settings(database_url=first.database_url, redis_url=first.redis_url, consumer="test")
-    from control_plane.migrations import upgrade  # noqa: PLC0415 - only here
-
     await upgrade(first.database_url)
-    async with connected(settings) as context, Worker(context) as worker:
+    async with connected(settings) as context, Worker(context) as work:
         org = await install(context)
 
         async def works() -> bool:
             ready = await org.client(None).get("/health/ready")
-            return ready.status_code == 200 and worker.failing() == []
+            return ready.status_code == 200 and work.failing() == []
 
         await eventually(works, "everything is up")
         scope = scope_of(await org.budget(1_000))
@@ -78,7 +80,7 @@ async def test_a_worker_outlives_a_redis_and_a_postgresql_that_go_and_come(tmp_p
         await asyncio.to_thread(first.stop)
 
         async def waiting() -> bool:
-            return {"ingest", "publishing"} <= set(worker.failing())
+            return {"ingest", "publishing"} <= set(work.failing())
 
         await eventually(waiting, "the loops notice")
         assert (await org.client(None).get("/api/health")).status_code == 503
@@ -170,13 +172,13 @@ async def test_the_worker_alone_stops_cleanly_too(org: Installation) -> None:
     assert b"Traceback" not in log, log.decode()
 
 
-@pytest.mark.parametrize("module", ["control_plane", "control_plane.worker"])
-async def test_a_process_without_its_settings_says_which(org: Installation, module: str) -> None:
-    process = await start(
-        module, org.context, NULLSPEND_DATABASE_URL="mysql://user:hush@host/db", NULLSPEND_REDIS_URL=""
-    )
-    _, log = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 1
-    assert b"NULLSPEND_DATABASE_URL: must be a PostgreSQL URL" in log
-    assert b"NULLSPEND_REDIS_URL" in log
-    assert b"hush" not in log
+@pytest.mark.parametrize("module", [server, worker])
+def test_a_process_without_its_settings_says_which(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+    monkeypatch.setenv("NULLSPEND_DATABASE_URL", "mysql://user:hush@host/db")
+    monkeypatch.setenv("NULLSPEND_REDIS_URL", "")
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    message = str(ended.value)
+    assert "NULLSPEND_DATABASE_URL: must be a PostgreSQL URL" in message
+    assert "NULLSPEND_REDIS_URL: " in message
+    assert "hush" not in message

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 Headers = list[tuple[bytes, bytes]]
 Named = Sequence[tuple[str, str]]
@@ -76,6 +76,16 @@ class Caller:
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)
+
+    def stop_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def read_on(self) -> None:
+        self._transport.resume_reading()
+
+    @property
+    def _transport(self) -> asyncio.Transport:
+        return cast("asyncio.Transport", self.writer.transport)
 
     async def reply(self) -> Reply:
         async with asyncio.timeout(TIMEOUT_S):

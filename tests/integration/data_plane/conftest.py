@@ -24,7 +24,7 @@ def pytest_asyncio_loop_factories(
     both = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
     if item.path.name == "test_reconciliation.py":  # the scripted provider runs on the plain loop only
         return {"asyncio": both["asyncio"]}
-    return {"asyncio": both["asyncio"]}
+    return both if item.path.name == "test_exactness.py" else {"uvloop": both["uvloop"]}
 
 
 @pytest.fixture(scope="session")

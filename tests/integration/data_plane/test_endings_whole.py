@@ -227,6 +227,7 @@ async def test_when_a_client_leaves_that_did_not_read_its_reply_the_provider_is_
     async with await plane.connect() as caller:
         caller.send(plane.request())
         await caller.head()
+        caller.stop_reading()
         (connection,) = plane.worker._server.connections
         await until(lambda: connection.write_paused)
     await assert_booked(plane, budget, OPENAI.cost, "completed exact", flags=["cancelled"])

@@ -199,14 +199,14 @@ async def test_a_client_that_reads_nothing_pauses_the_provider_and_loses_no_byte
     async with await plane.connect() as client:
         client.send(plane.request(ANTHROPIC, stream=True))
         reply = await client.head()
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.stop_reading()
         (connection,) = plane.worker._server.connections
         await until(lambda: connection.write_paused)
         held_at = sent
         await asyncio.sleep(0.05)
         assert sent < 400
         assert sent - held_at < 100, "the provider was not stopped"
-        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        client.read_on()
         await client.body_of(reply)
     wanted = b"".join(ANTHROPIC.pieces[:3]) + text * 400 + b"".join(ANTHROPIC.pieces[3:])
     assert (reply.complete, len(reply.body)) == (True, len(wanted))

@@ -1,0 +1,5 @@
+"""The installation of the control plane's own tests."""
+
+from tests.integration.control_plane.conftest import context, org, ready
+
+__all__ = ["context", "org", "ready"]
