@@ -2,14 +2,14 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from redis import Redis
 
-from control_plane.kernel.redis import RedisServer
 from control_plane.migrations import upgrade
 from deploy.embedded import EmbeddedStack
 
@@ -75,9 +75,8 @@ def bare_database_url(stack: EmbeddedStack) -> str:
 
 
 @pytest.fixture
-async def redis_url(stack: EmbeddedStack) -> AsyncIterator[str]:
+def redis_url(stack: EmbeddedStack) -> str:
     """An empty Redis."""
-    redis = RedisServer(stack.redis_url)
-    await redis.execute(["FLUSHALL"])
-    yield stack.redis_url
-    await redis.close()
+    with Redis.from_url(stack.redis_url) as redis:
+        redis.flushall()
+    return stack.redis_url

@@ -33,6 +33,7 @@ _HOURS: Final = 24
 _PARALLEL: Final = 16
 _RUNAWAY_LIMIT: Final = 50_000
 _RUNAWAY_CALLS_MAX: Final = 2_000
+_RECORDED_LOOKS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ async def _story(product: Product, console: Console, seed: int, stopping: thread
         if stopping.is_set():
             return
         await _runaway(traffic, control, console)
-        console.print(await _spend_table(control))
+        console.print(await _spend_table(control, traffic.tally.sent))
         console.print(
             f"{traffic.tally.sent} calls answered, {traffic.tally.denied} denied before they left, "
             f"{sum(traffic.tally.failed.values())} failed."
@@ -207,9 +208,14 @@ async def _runaway(traffic: Traffic, control: httpx.AsyncClient, console: Consol
     raise AssertionError("the runaway was not stopped")
 
 
-async def _spend_table(control: httpx.AsyncClient) -> Table:
+async def _spend_table(control: httpx.AsyncClient, calls: int) -> Table:
     """Spend by customer, added up from the recorded events once all have arrived."""
     events = await _events(control)
+    for _ in range(_RECORDED_LOOKS):  # they are recorded within a second or two
+        if len(events) >= calls:
+            break
+        await asyncio.sleep(0.2)
+        events = await _events(control)
     table = Table(title="What the day cost, by customer (scripted provider)")
     table.add_column("Customer")
     for name in ("Calls", "Input tokens", "Output tokens", "Cost"):
@@ -225,7 +231,6 @@ async def _spend_table(control: httpx.AsyncClient) -> Table:
 
 
 async def _events(control: httpx.AsyncClient) -> list[dict[str, Any]]:
-    await asyncio.sleep(1)  # events are recorded within a second or two
     events: list[dict[str, Any]] = []
     query: dict[str, Any] = {"limit": 100}
     while True:

@@ -4,6 +4,7 @@ A connection goes to an address that was checked here, so a name that changes it
 """
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,12 +56,7 @@ class Resolver:
             asking.exception()  # whoever waited heard it; if nobody waits any more, nobody needs to
 
     async def _ask(self, host: str, port: int) -> tuple[Address, ...]:
-        loop = asyncio.get_running_loop()
-        try:
-            answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-        except (OSError, UnicodeError) as error:
-            raise UpstreamFailure("dns", f"{host} could not be resolved: {error}") from error
-        found = tuple(Address(socket.AddressFamily(family), addr) for family, _, _, _, addr in answers)  # type: ignore[arg-type]
+        found = _literal(host, port) or await _look_up(host, port)
         allow = self._allow
         allowed = found if allow is None else tuple(address for address in found if allow(address.ip))
         if not allowed:
@@ -70,3 +66,23 @@ class Resolver:
             self._known.clear()
         self._known[host, port] = (self._wheel.now + self._ttl_s, allowed)
         return allowed
+
+
+def _literal(host: str, port: int) -> tuple[Address, ...]:
+    """An address needs no look-up."""
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        return ()
+    if version == 4:
+        return (Address(socket.AF_INET, (host, port)),)
+    return (Address(socket.AF_INET6, (host, port, 0, 0)),)
+
+
+async def _look_up(host: str, port: int) -> tuple[Address, ...]:
+    loop = asyncio.get_running_loop()
+    try:
+        answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    except (OSError, UnicodeError) as error:
+        raise UpstreamFailure("dns", f"{host} could not be resolved: {error}") from error
+    return tuple(Address(socket.AddressFamily(family), addr) for family, _, _, _, addr in answers)  # type: ignore[arg-type]

@@ -153,7 +153,7 @@ def assert_typed(dialect: Dialect, error: Exception, take: Take, *, status: int,
             assert (error.code, error.message) == (status, told["message"])
     what, _, named = told["message"].partition(" [")
     assert named.startswith(code)
-    assert what.endswith("."), "a sentence says what is wrong"
+    assert what.endswith((".", "?")), "a sentence says what is wrong"
     return told
 
 

@@ -116,12 +116,12 @@ def doctor(*arguments: str) -> dict[str, Any]:
     return {"code": done.returncode, "failed": failed}
 
 
-async def test_sigterm_lets_a_stream_end_and_the_exit_code_is_0(story: Story) -> None:
+def test_sigterm_lets_a_stream_end_and_the_exit_code_is_0(story: Story) -> None:
     assert (story.streamed, story.ended, story.exit_code) == (TEXT, True, 0)
     assert story.left == ["credentials.json"]
 
 
-async def test_a_restart_on_the_same_directory_keeps_keys_budgets_and_events(story: Story) -> None:
+def test_a_restart_on_the_same_directory_keeps_keys_budgets_and_events(story: Story) -> None:
     assert story.before is not None
     assert story.after is not None
     assert story.after.credentials == story.before.credentials
@@ -135,7 +135,7 @@ async def test_a_restart_on_the_same_directory_keeps_keys_budgets_and_events(sto
     assert (story.audit[0], story.audit[1]["findings"]) == (0, [])
 
 
-async def test_doctor_names_everything_that_a_stopped_instance_fails(story: Story) -> None:
+def test_doctor_names_everything_that_a_stopped_instance_fails(story: Story) -> None:
     assert story.doctor == {
         "code": 1,
         "failed": [
@@ -150,14 +150,14 @@ async def test_doctor_names_everything_that_a_stopped_instance_fails(story: Stor
     }
 
 
-async def test_doctor_finds_a_healthy_instance_in_order(product: Product) -> None:
+def test_doctor_finds_a_healthy_instance_in_order(product: Product) -> None:
     assert doctor("--data", str(product.data)) == {"code": 0, "failed": []}
     said = command("doctor", "--data", str(product.data))
     assert said.returncode == 0
     assert "Everything is in order." in said.stdout
 
 
-async def test_doctor_names_the_checks_that_fail_without_the_proxy(product: Product) -> None:
+def test_doctor_names_the_checks_that_fail_without_the_proxy(product: Product) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     said = command("doctor", "--data", str(product.data), "--proxy-url", nobody)
     assert said.returncode == 1
@@ -167,7 +167,7 @@ async def test_doctor_names_the_checks_that_fail_without_the_proxy(product: Prod
     assert nobody in said.stdout
 
 
-async def test_a_second_up_on_the_same_directory_says_who_uses_it_and_harms_nothing(product: Product) -> None:
+def test_a_second_up_on_the_same_directory_says_who_uses_it_and_harms_nothing(product: Product) -> None:
     ports = ["--port", str(free_port()), "--control-port", str(free_port())]
     said = command("up", "--data", str(product.data), *ports)
     assert said.returncode == 1
@@ -178,7 +178,7 @@ async def test_a_second_up_on_the_same_directory_says_who_uses_it_and_harms_noth
 
 
 @pytest.mark.parametrize("which", ["--port", "--control-port"])
-async def test_a_busy_port_is_named(which: str, room: Path) -> None:
+def test_a_busy_port_is_named(which: str, room: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -191,12 +191,12 @@ async def test_a_busy_port_is_named(which: str, room: Path) -> None:
     assert not (room / "busy" / "runtime.json").exists()
 
 
-async def test_the_keys_are_for_their_owner_s_eyes(product: Product) -> None:
+def test_the_keys_are_for_their_owner_s_eyes(product: Product) -> None:
     for name in ("credentials.json", "runtime.json"):
         assert stat.S_IMODE((product.data / name).stat().st_mode) == 0o600
 
 
-async def test_the_demo_tells_its_story_and_leaves_nothing(room: Path) -> None:
+def test_the_demo_tells_its_story_and_leaves_nothing(room: Path) -> None:
     said = command("demo", "--exit", settings={"TMPDIR": str(room)})
     assert said.returncode == 0, said.stdout + said.stderr
     assert "before it left" in said.stdout
@@ -206,13 +206,13 @@ async def test_the_demo_tells_its_story_and_leaves_nothing(room: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("up",), ("doctor",), ("demo",), ("ledger", "audit")], ids=" ".join)
-async def test_the_help_of_every_command_shows_an_example(words: tuple[str, ...]) -> None:
+def test_the_help_of_every_command_shows_an_example(words: tuple[str, ...]) -> None:
     said = command(*words, "--help")
     assert said.returncode == 0
     assert "Example" in said.stdout
     assert f"nullspend {' '.join(words)}" in said.stdout.split("Example", 1)[1]
 
 
-async def test_the_help_lists_every_command() -> None:
+def test_the_help_lists_every_command() -> None:
     said = command("--help").stdout + command("ledger", "--help").stdout
     assert all(word in said for word in ("up", "doctor", "demo", "ledger", "audit"))

@@ -7,39 +7,30 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 
 import pytest
+import pytest_asyncio
 from sqlalchemy import text
 
-from control_plane.kernel.context import Context
 from control_plane.ledger.audit import AuditInconclusive, AuditReport, run_audit
-from control_plane.settings import Settings
-from control_plane.wiring import connected
 from shared import redis_keys
 from shared.ledger import Expire, Ok, Scope
 from shared.ledger.redis import Part
 from tests.integration.control_plane.support import Installation, scope_of
 
 
-@pytest.fixture
-async def context(empty_database_url: str, redis_url: str) -> AsyncIterator[Context]:
-    settings = Settings(database_url=empty_database_url, redis_url=redis_url, database_pool=8, consumer="test")
-    async with connected(settings) as made:
-        yield made
-
-
-@pytest.fixture
-async def busy(ready: Installation) -> Installation:
+@pytest_asyncio.fixture(loop_scope="session")
+async def busy(alone: Installation) -> Installation:
     """Spent, held, lapsed and released money; most of it recorded, the last of it still in the stream."""
-    scope = scope_of(await ready.budget(100_000))
+    scope = scope_of(await alone.budget(100_000))
     for amount in (5, 6, 7):
-        await ready.spend(amount, [scope])
-    lapsed = ready.event()
-    await ready.reserve(lapsed, 100, [scope])
-    await ready.context.ledger.expire(Expire(lapsed.id, ready.org_id, (scope,), force=True))
-    await ready.ingest.drain()
-    await ready.settle(lapsed, 60, [scope])
-    await ready.spend(9, [scope])
-    await ready.reserve(ready.event(), 500, [scope])
-    return ready
+        await alone.spend(amount, [scope])
+    lapsed = alone.event()
+    await alone.reserve(lapsed, 100, [scope])
+    await alone.context.ledger.expire(Expire(lapsed.id, alone.org_id, (scope,), force=True))
+    await alone.ingest.drain()
+    await alone.settle(lapsed, 60, [scope])
+    await alone.spend(9, [scope])
+    await alone.reserve(alone.event(), 500, [scope])
+    return alone
 
 
 async def window(org: Installation) -> tuple[str, Scope]:
@@ -239,9 +230,9 @@ async def test_an_audit_that_takes_too_long_says_so_instead_of_guessing(busy: In
         await run_audit(replace(busy.context, settings=hasty))
 
 
-async def test_audits_under_traffic_find_nothing(ready: Installation) -> None:
+async def test_audits_under_traffic_find_nothing(alone: Installation) -> None:
     """Calls, lapses, late settles, ingest and changed budgets, all at once, while audits run one after the other."""
-    budgets = [await ready.budget(10**9, entityId=f"c{number}") for number in range(3)]
+    budgets = [await alone.budget(10**9, entityId=f"c{number}") for number in range(3)]
     scopes = [scope_of(budget) for budget in budgets]
     stop = asyncio.Event()
 
@@ -249,17 +240,17 @@ async def test_audits_under_traffic_find_nothing(ready: Installation) -> None:
         dice = random.Random(seed)
         while not stop.is_set():
             chosen = dice.sample(scopes, dice.randint(1, 3))
-            call = ready.event()
-            if not isinstance(await ready.reserve(call, 100, chosen), Ok):
+            call = alone.event()
+            if not isinstance(await alone.reserve(call, 100, chosen), Ok):
                 continue  # a budget was changed in between
             if dice.random() < 0.3:
-                await ready.context.ledger.expire(Expire(call.id, ready.org_id, tuple(chosen), force=True))
+                await alone.context.ledger.expire(Expire(call.id, alone.org_id, tuple(chosen), force=True))
             if dice.random() < 0.9:
-                await ready.settle(call, dice.randint(0, 150), chosen)
+                await alone.settle(call, dice.randint(0, 150), chosen)
 
     async def ingest() -> None:
         while not stop.is_set():
-            await ready.ingest.step()
+            await alone.ingest.step()
             await asyncio.sleep(0.01)
 
     async def edits() -> None:
@@ -267,17 +258,17 @@ async def test_audits_under_traffic_find_nothing(ready: Installation) -> None:
         while not stop.is_set():
             number += 1
             path = f"/api/budgets/{budgets[number % 3]['id']}"
-            await ready.admin.patch(path, json={"maxBudgetMicrodollars": 10**9 + number})
+            await alone.admin.patch(path, json={"maxBudgetMicrodollars": 10**9 + number})
             await asyncio.sleep(0.02)
 
     async def audits() -> list[AuditReport]:
         try:
-            return [await run_audit(ready.context) for _ in range(6)]
+            return [await run_audit(alone.context) for _ in range(6)]
         finally:
             stop.set()
 
     *_, reports = await asyncio.gather(calls(1), calls(2), ingest(), edits(), audits())
     assert [finding for report in reports for finding in report.findings] == []
     assert sum(report.pending_entries for report in reports) > 0
-    await ready.ingest.drain()
-    assert (await run_audit(ready.context)).findings == ()
+    await alone.ingest.drain()
+    assert (await run_audit(alone.context)).findings == ()

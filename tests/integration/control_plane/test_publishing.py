@@ -201,5 +201,5 @@ async def test_every_publication_is_announced_to_the_workers(org: Installation) 
         message = await listener.get_message(ignore_subscribe_messages=True, timeout=1)
         assert message is not None
         assert message["data"] == org.org_id.encode()
-    await listener.aclose()
-    await listener.connection_pool.aclose()
+    await listener.aclose()  # type: ignore[no-untyped-call]
+    await listener.connection_pool.disconnect()
