@@ -117,24 +117,30 @@ async def _send(call: Call, hold: Hold, request: Request, plane: Plane) -> Upstr
     assert task is not None
     if call.facts.stream:  # a call without a stream is billed whole: it is awaited even when nobody waits for us
         request.on_disconnect(lambda: _cancel(task))
-    hold.sent_ns = time.perf_counter_ns()
+
+    def leaves() -> None:
+        hold.sent_ns = time.perf_counter_ns()
+
     try:
         return await plane.upstream.send(
             plane.bases[call.route.provider],
             b"POST",
             call.target,
-            call.headers,
-            call.sent_body,
+            headers=call.headers,
+            body=call.sent_body,
             timeouts=_timeouts(call),
+            on_connected=leaves,
         )
     except UpstreamFailure as failure:
         hold.outcome = CutOff() if failure.bytes_written else NeverSent()
         raise _gateway_failure(call, failure) from failure
     except asyncio.CancelledError:
+        hold.outcome = CutOff() if hold.sent_ns else NeverSent()
         if not (call.facts.stream and _left(request)):
             raise  # the worker ends, and nobody will know how the call did
         task.uncancel()
-        hold.outcome = CutOff(cause="cancelled")
+        if hold.sent_ns:
+            hold.outcome = CutOff(cause="cancelled")
         return None
     finally:
         request.on_disconnect(None)

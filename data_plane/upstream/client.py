@@ -41,16 +41,18 @@ class UpstreamPool:
         base: Base,
         method: bytes,
         target: bytes,
+        *,
         headers: Headers,
         body: bytes | AsyncIterable[bytes],
-        *,
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
         length: int | None = None,
+        on_connected: Callable[[], None] | None = None,
     ) -> UpstreamResponse:
         """The reply's head. `headers` hold no Host, Content-Length, Transfer-Encoding or Connection.
 
         Raises UpstreamFailure; its `bytes_written` says whether the provider may have seen the request. The caller
         reads the reply to its end (`pipe`, `read`) or aborts it. Cancelling the caller closes the connection.
+        `on_connected` is called right before the first byte leaves: whoever is cancelled earlier sent nothing.
         A body that comes in pieces has `length` bytes, or is chunked; what it raises before the reply is raised here.
         """
         pieces = None
@@ -62,6 +64,8 @@ class UpstreamPool:
         origin = self.connections.origin(base)
         # A pooled connection found dead is replaced: nothing was written to it.
         connection = origin.take() or await origin.open(timeouts)
+        if on_connected is not None:
+            on_connected()
         try:
             reply = connection.request(head, body, timeouts, head_only=method == b"HEAD")
             if pieces is not None:

@@ -39,7 +39,7 @@ class Relay:
     async def __call__(self, request: Request, responder: Responder) -> None:
         body = await request.body(1 << 20)
         headers = [header for header in request.headers if header[0].lower() not in _FRAMING]
-        response = await self.pool.send(self.base, request.method, request.target, headers, body)
+        response = await self.pool.send(self.base, request.method, request.target, headers=headers, body=body)
         back = [header for header in response.headers if header[0].lower() not in _FRAMING]
         responder.start(response.status, back, length=response.content_length)
         responder.on_writable(response.pause, response.resume)

@@ -30,7 +30,7 @@ async def pooled(**options: Any) -> AsyncIterator[tuple[UpstreamPool, HandWheel]
 def send(
     pool: UpstreamPool, base: Base, body: bytes = b"{}", timeouts: Timeouts | None = None
 ) -> "asyncio.Task[UpstreamResponse]":
-    return asyncio.create_task(pool.send(base, b"POST", b"/x", [], body, timeouts=timeouts or Timeouts()))
+    return asyncio.create_task(pool.send(base, b"POST", b"/x", headers=[], body=body, timeouts=timeouts or Timeouts()))
 
 
 async def failing(call: "asyncio.Task[UpstreamResponse]") -> UpstreamFailure:
@@ -520,4 +520,4 @@ async def test_no_part_of_a_request_can_break_out_of_its_line(
 ) -> None:
     async with pooled() as (pool, _):
         with pytest.raises(ValueError, match="line"):
-            await pool.send(Base("http", "127.0.0.1", 1, ""), method, target, headers, b"")
+            await pool.send(Base("http", "127.0.0.1", 1, ""), method, target, headers=headers, body=b"")

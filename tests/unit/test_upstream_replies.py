@@ -33,7 +33,9 @@ def send(
     pool: UpstreamPool, base: Base, method: bytes = b"POST", body: bytes = b"{}", timeouts: Timeouts | None = None
 ) -> "asyncio.Task[UpstreamResponse]":
     headers: Headers = [(b"X-A", b"1")]
-    return asyncio.create_task(pool.send(base, method, b"/v1/x?q", headers, body, timeouts=timeouts or Timeouts()))
+    return asyncio.create_task(
+        pool.send(base, method, b"/v1/x?q", headers=headers, body=body, timeouts=timeouts or Timeouts())
+    )
 
 
 def replying(*pieces: bytes, then: str = "wait") -> Callable[[Peer], "asyncio.Future[None]"]:

@@ -41,7 +41,7 @@ async def test_a_body_of_known_length_is_sent_with_its_length_and_the_connection
 
     async with upstream(script) as up:
         for _ in range(2):
-            reply = await pool.send(up.base, b"POST", b"/", [], pieces(b"ab", b"", b"cd"), length=4)
+            reply = await pool.send(up.base, b"POST", b"/", headers=[], body=pieces(b"ab", b"", b"cd"), length=4)
             assert await reply.read(10) == b"ok"
         assert up.requests[1].endswith(b"\r\nContent-Length: 4\r\n\r\nabcd")
         assert len(up.peers) == 1
@@ -55,7 +55,7 @@ async def test_a_body_of_unknown_length_is_chunked(pool: UpstreamPool) -> None:
         await peer.send(OK)
 
     async with upstream(script) as up:
-        reply = await pool.send(up.base, b"POST", b"/", [], pieces(b"ab", b"", b"cde"))
+        reply = await pool.send(up.base, b"POST", b"/", headers=[], body=pieces(b"ab", b"", b"cde"))
         assert await reply.read(10) == b"ok"
         assert seen[0].endswith(b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n")
 
@@ -70,7 +70,7 @@ async def test_a_body_that_is_not_as_long_as_announced_is_not_completed(
 
     async with upstream(script) as up:
         with pytest.raises(ValueError, match="announced length"):
-            await pool.send(up.base, b"POST", b"/", [], pieces(*parts), length=4)
+            await pool.send(up.base, b"POST", b"/", headers=[], body=pieces(*parts), length=4)
         await until(up.peers[0].reader.at_eof)
         assert not up.requests
 
@@ -86,7 +86,7 @@ async def test_a_client_that_leaves_during_its_upload_ends_the_call(pool: Upstre
 
     async with upstream(script) as up:
         with pytest.raises(ClientGone):
-            await pool.send(up.base, b"POST", b"/", [], leaving())
+            await pool.send(up.base, b"POST", b"/", headers=[], body=leaving())
         await until(up.peers[0].reader.at_eof)
 
 
@@ -110,7 +110,7 @@ async def test_little_of_an_upload_is_held_when_the_provider_is_slow(pool: Upstr
         await peer.send(OK)
 
     async with upstream(script) as up:
-        call = asyncio.create_task(pool.send(up.base, b"POST", b"/", [], endless(), length=50_000_000))
+        call = asyncio.create_task(pool.send(up.base, b"POST", b"/", headers=[], body=endless(), length=50_000_000))
         before = -1
         while before != taken:
             before = taken
@@ -138,7 +138,7 @@ async def test_a_reply_may_come_before_the_upload_is_complete(pool: UpstreamPool
         await peer.gone()
 
     async with upstream(script) as up:
-        reply = await pool.send(up.base, b"POST", b"/", [], endless())
+        reply = await pool.send(up.base, b"POST", b"/", headers=[], body=endless())
         assert (reply.status, await reply.read(10)) == (413, b"no")
         await asyncio.wait_for(stopped.wait(), 1)
         await until(up.peers[0].reader.at_eof)  # it cannot be used again
@@ -158,7 +158,7 @@ async def test_an_upload_that_breaks_off_during_the_reply_is_a_failure(pool: Ups
         await peer.gone()
 
     async with upstream(script) as up:
-        reply = await pool.send(up.base, b"POST", b"/", [], breaking())
+        reply = await pool.send(up.base, b"POST", b"/", headers=[], body=breaking())
         collected = Collected()
         piping = asyncio.create_task(reply.pipe(collected))
         await until(lambda: collected.body == b"first")
@@ -182,7 +182,7 @@ async def test_the_first_byte_is_awaited_from_the_end_of_the_upload(pool: Upstre
 
     async with upstream(script) as up:
         call = asyncio.create_task(
-            pool.send(up.base, b"POST", b"/", [], slow(), length=4, timeouts=Timeouts(first_byte_s=20))
+            pool.send(up.base, b"POST", b"/", headers=[], body=slow(), length=4, timeouts=Timeouts(first_byte_s=20))
         )
         await until(lambda: len(up.peers) == 1)
         wheel.pass_time(200)

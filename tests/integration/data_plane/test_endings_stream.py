@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import socket
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.integration.data_plane.booked import WIDE, assert_booked
+from tests.integration.data_plane.caller import Caller
 from tests.integration.data_plane.expected import assert_refused
-from tests.integration.data_plane.harness import Plane, until
+from tests.integration.data_plane.harness import Plane, until, working
 from tests.integration.data_plane.surfaces import ANTHROPIC, GEMINI, OPENAI, SURFACES, Surface
 from tests.integration.data_plane.upstream import JSON, Received, Wire, stream, whole
 
@@ -287,6 +289,22 @@ async def test_when_the_client_leaves_before_the_first_byte_the_hold_is_charged(
         await stopped.wait()
     flags = ["estimated", "cancelled"]
     await assert_booked(plane, budget, hold(surface), "cut_off bound", flags=flags, status=None)
+
+
+async def test_when_the_client_leaves_while_the_provider_is_dialled_nothing_was_sent(plane: Plane) -> None:
+    """A listener with a full queue: the connection is neither made nor refused."""
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for filler in (first, second):
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        budget = await plane.tenant.budget(WIDE)
+        async with working(plane.redis_url, f"http://127.0.0.1:{listener.getsockname()[1]}") as worker:
+            async with await Caller.connect(worker.port) as caller:
+                caller.send(plane.request(stream=True))
+                await until(plane.tenant.holds)
+            await assert_booked(plane, budget, 0, "never_sent exact", status=None)
 
 
 async def test_a_stream_that_never_begins_costs_the_hold(plane: Plane) -> None:
