@@ -109,7 +109,8 @@ async def book(session: Session, statements: Sequence[Statement]) -> Changes:
 async def _known(session: Session, statements: Sequence[Statement]) -> dict[tuple[UUID, UUID], EventRow]:
     """What is booked of these calls already. All of them are locked, also those that are new."""
     first = {(s.row.org_id, s.row.event_id): s.row for s in reversed(statements)}
-    rows = [first[call] for call in sorted(first)]
+    calls = sorted(first, key=_order)
+    rows = [first[call] for call in calls]
     claimed = await session.execute(
         _CLAIM,
         {
@@ -120,7 +121,7 @@ async def _known(session: Session, statements: Sequence[Statement]) -> dict[tupl
         },
     )
     new = {(row.org_id, row.event_id) for row in claimed}
-    old = [call for call in sorted(first) if call not in new]
+    old = [call for call in calls if call not in new]
     if not old:
         return {}
     locked = (await session.execute(_LOCK, {"orgs": [o for o, _ in old], "events": [e for _, e in old]})).all()
@@ -134,6 +135,11 @@ async def _known(session: Session, statements: Sequence[Statement]) -> dict[tupl
     )
     booked = (EventRow(**row._mapping) for row in found)
     return {(row.org_id, row.event_id): row for row in booked}
+
+
+def _order(call: tuple[UUID, UUID]) -> tuple[int, int]:
+    """PostgreSQL's order of UUIDs."""
+    return call[0].int, call[1].int
 
 
 async def _write_events(session: Session, changed: Changes) -> None:

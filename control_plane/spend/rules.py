@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -159,6 +160,7 @@ def _move(out: Changes, row: EventRow, sign: int, ends: dict[str, int]) -> None:
         delta.calls += sign
 
 
+@lru_cache(maxsize=16_384)
 def window_key(org_id: UUID, window_id: str) -> WindowKey:
     budget_id, start, value = window_id.split(":", 2)
     return WindowKey(org_id, UUID(budget_id), value, int(start))

@@ -22,8 +22,6 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     both = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
-    if item.path.name == "test_reconciliation.py":  # the scripted provider runs on the plain loop only
-        return {"asyncio": both["asyncio"]}
     return both if item.path.name == "test_exactness.py" else {"uvloop": both["uvloop"]}
 
 
