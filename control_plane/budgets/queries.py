@@ -18,7 +18,7 @@ from shared.windows import Alignment, Period, Window
 async def get(session: Session, org_id: UUID, budget_id: UUID, *, lock: bool = False) -> BudgetRow | None:
     """A budget of any state."""
     query = select(BudgetRow).where(BudgetRow.org_id == org_id, BudgetRow.id == budget_id)
-    return await session.scalar(query.with_for_update() if lock else query)
+    return await session.scalar(query.with_for_update(key_share=True) if lock else query)
 
 
 async def live_of(session: Session, org_id: UUID, entity: Entity, *, slot: str = "default") -> BudgetRow | None:
@@ -32,7 +32,7 @@ async def live_of(session: Session, org_id: UUID, entity: Entity, *, slot: str =
             BudgetRow.slot == slot,
             BudgetRow.archived_at.is_(None),
         )
-        .with_for_update()
+        .with_for_update(key_share=True)
     )
 
 

@@ -52,7 +52,7 @@ async def page(session: Session, org_id: UUID, *, limit: int, after: Cursor | No
 async def get(session: Session, org_id: UUID, key_id: UUID, *, lock: bool = False) -> ApiKey | None:
     """A key of any state."""
     query = select(ApiKey).where(ApiKey.org_id == org_id, ApiKey.id == key_id)
-    return await session.scalar(query.with_for_update() if lock else query)
+    return await session.scalar(query.with_for_update(key_share=True) if lock else query)
 
 
 async def exists(session: Session, org_id: UUID, key_id: UUID) -> bool:

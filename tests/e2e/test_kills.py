@@ -1,9 +1,10 @@
-"""kill -9 of each part of the product in the middle of traffic: no money is lost or doubled, and calls work again."""
+"""SIGKILL to each part of the product in the middle of traffic: no money is lost or doubled, and calls work again."""
 
+import asyncio
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from tests.support.control import Control
-from tests.support.product import Part, Product
+from tests.support.product import PARTS, Part, Product, running
 from tests.support.settling import Settled, reasons, settle
 from tests.support.traffic import Traffic
 from tests.support.upstreams import Scripted
@@ -51,30 +52,23 @@ class Story:
         return [call for call in self.settled if call.reason in reasons]
 
 
-async def survive(victim: Product, scripted: Scripted, part: Part) -> Story:
+async def survive(victim: Product, scripted: Scripted, strike: Callable[[Product], Awaitable[None]]) -> Story:
     """Traffic, a kill in its middle, traffic again; then every microdollar is looked for."""
     customer = f"k-{uuid.uuid4().hex[:8]}"
     async with Control(victim) as control:
         budget = await control.limit("customer", customer, WIDE)
         whole = await control.limit("org", victim.credentials["org_id"], WIDE)
         traffic = Traffic(victim.url, control.key, customer)
-        await traffic.start(CALLERS)
+        traffic.start(CALLERS)
         await traffic.reach(BEFORE, within_s=RECOVERY_S)
-        killed = victim.pids(part)
-        os.kill(killed[0], signal.SIGKILL)
-        at_the_kill = traffic.completed
-        await traffic.reach(at_the_kill + BEFORE, within_s=RECOVERY_S)
+        await strike(victim)
+        await traffic.reach(traffic.completed + BEFORE, within_s=RECOVERY_S)
         await traffic.stop()
-        await eventually(
-            lambda: _pids(victim, part),
-            lambda now: len(now) == len(killed) and killed[0] not in now,
-            within_s=RECOVERY_S,
-        )
         await eventually(lambda: _ready(victim), bool, within_s=RECOVERY_S)
         spent = await _at_rest(control, budget)
         events = await control.events(customerId=customer)
         settled = settle(traffic.told, scripted.served(customer), events)
-        print(part, reasons(settled), f"{spent} microdollars")
+        print(reasons(settled), f"{spent} microdollars")
         assert spent == sum(event["costMicrodollars"] for event in events) == sum(call.charge for call in settled)
         everything = await control.events()
         assert await control.at_rest(whole) == sum(event["costMicrodollars"] for event in everything)
@@ -83,8 +77,31 @@ async def survive(victim: Product, scripted: Scripted, part: Part) -> Story:
     return Story(settled)
 
 
-async def _pids(victim: Product, part: Part) -> list[int]:
-    return victim.pids(part)
+def kill_one(part: Part) -> Callable[[Product], Awaitable[None]]:
+    """One process of a part dies by SIGKILL, and another takes its place."""
+
+    async def strike(victim: Product) -> None:
+        before = victim.pids(part)
+        os.kill(before[0], signal.SIGKILL)
+
+        async def now() -> list[int]:
+            return victim.pids(part)
+
+        await eventually(now, lambda pids: len(pids) == len(before) and before[0] not in pids, within_s=RECOVERY_S)
+
+    return strike
+
+
+async def kill_all(victim: Product) -> None:
+    """The process that looks after the others dies by SIGKILL. They follow it, and it is started again."""
+    children = [pid for part in PARTS for pid in victim.pids(part)]
+    victim.kill()
+
+    async def left() -> list[int]:
+        return running(children)
+
+    await eventually(left, lambda pids: pids == [], within_s=RECOVERY_S)
+    await asyncio.to_thread(victim.start)
 
 
 async def _ready(victim: Product) -> bool:
@@ -113,7 +130,7 @@ async def _at_rest(control: Control, budget: str) -> int:
 async def test_a_killed_worker_costs_its_open_calls_their_holds_and_no_other_call_anything(
     victim: Product, scripted: Scripted
 ) -> None:
-    story = await survive(victim, scripted, "worker")
+    story = await survive(victim, scripted, kill_one("worker"))
     assert len(story.only("exact")) >= 2 * BEFORE
     assert story.only("lapsed"), "the kill met no open call"
     assert len(story.only("exact", "lapsed", "never_arrived")) == len(story.settled)
@@ -121,19 +138,27 @@ async def test_a_killed_worker_costs_its_open_calls_their_holds_and_no_other_cal
 
 
 async def test_a_killed_control_plane_is_not_noticed_by_any_call(victim: Product, scripted: Scripted) -> None:
-    story = await survive(victim, scripted, "control plane")
+    story = await survive(victim, scripted, kill_one("control plane"))
     assert len(story.only("exact")) == len(story.settled)
 
 
 async def test_a_killed_database_is_not_noticed_by_any_call(victim: Product, scripted: Scripted) -> None:
-    story = await survive(victim, scripted, "postgres")
+    story = await survive(victim, scripted, kill_one("postgres"))
     assert len(story.only("exact")) == len(story.settled)
 
 
 async def test_a_killed_ledger_process_refuses_calls_until_it_is_back_and_loses_nothing(
     victim: Product, scripted: Scripted
 ) -> None:
-    story = await survive(victim, scripted, "valkey")
+    story = await survive(victim, scripted, kill_one("valkey"))
     said = {(call.told.status, call.told.code) for call in story.settled if not call.told.complete}
     assert said <= {(503, "budget_unavailable"), (503, "service_unavailable")}
     assert len(story.only("exact", "refused", "never_sent")) == len(story.settled)
+
+
+async def test_everything_killed_at_once_starts_again_and_has_lost_nothing(victim: Product, scripted: Scripted) -> None:
+    story = await survive(victim, scripted, kill_all)
+    assert len(story.only("exact")) >= 2 * BEFORE
+    assert len(story.only("lapsed")) <= CALLERS
+    said = {call.told.code for call in story.only("refused", "never_sent")}
+    assert said <= {"budget_unavailable", "service_unavailable"}

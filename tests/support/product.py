@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -35,6 +35,7 @@ _COMMANDS: Final[dict[Part, re.Pattern[str]]] = {
     "postgres": re.compile(r"/postgres -D "),
     "valkey": re.compile(r"/valkey-server "),
 }
+PARTS: Final = tuple(_COMMANDS)
 Counts = dict[str, dict[str, int]]
 """Per worker: how many calls ended with an outcome, how many were refused with a code."""
 
@@ -123,11 +124,8 @@ class Product:
 
     def pids(self, part: Part) -> list[int]:
         """The processes of one part that are children of this instance, and of no other."""
-        listed = subprocess.run(
-            ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
-        ).stdout
         found = []
-        for line in listed.splitlines():
+        for line in _ps("pid=,ppid=,args="):
             pid, parent, args = line.split(None, 2)
             if int(parent) == self.pid and _COMMANDS[part].search(args.strip()):
                 found.append(int(pid))
@@ -160,6 +158,17 @@ def _counted(text: str) -> dict[str, int]:
         if series := _SERIES.match(line):
             counts[series[3]] = counts.get(series[3], 0) + int(series[4])
     return counts
+
+
+def running(pids: Sequence[int]) -> list[int]:
+    """Those that have not ended. One that waits for its parent to notice has."""
+    states = {int(pid): state for pid, state in (line.split() for line in _ps("pid=,stat="))}
+    return [pid for pid in pids if not states.get(pid, "Z").startswith("Z")]
+
+
+def _ps(columns: str) -> list[str]:
+    command = ["ps", "-ww", "-eo", columns]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def risen(before: Counts, after: Counts, name: str) -> list[int]:

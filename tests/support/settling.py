@@ -18,7 +18,6 @@ Reason = Literal[
     "refused",  # the product said no (503): nothing was sent, nothing is charged
     "never_arrived",  # the connection broke before anything was held
     "lapsed",  # its worker died: the hold is charged, flagged
-    "unknown",  # its worker lived, but no reply came: the hold is charged, flagged
     "never_sent",  # held, not sent, given back
 ]
 
@@ -72,8 +71,6 @@ def _reason(told: Told, reply: Served | None, event: Event) -> tuple[Reason, int
         return "lapsed", event["estimatedCostMicrodollars"]
     assert not told.complete, f"answered whole and not charged exactly: {told} {event}"
     assert reply is None, f"served and not charged: {told} {reply} {event}"
-    if "unknown" in event["flags"]:
-        return "unknown", event["estimatedCostMicrodollars"]
     assert told.code is not None, f"nobody was told why: {told} {event}"
     return "never_sent", 0
 

@@ -40,7 +40,7 @@ class Traffic:
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _callers: list["asyncio.Task[None]"] = field(default_factory=list)
 
-    async def start(self, callers: int) -> None:
+    def start(self, callers: int) -> None:
         self._callers = [asyncio.create_task(self._caller()) for _ in range(callers)]
 
     async def stop(self) -> None:
