@@ -33,13 +33,13 @@ def victim(room: Path, scripted: Scripted, slow_machine: dict[str, str]) -> Iter
     """An instance of its own. Its leases are short, so that what a dead worker held is charged soon."""
     settings = {**scripted.place.settings(), **slow_machine}
     settings |= {"NULLSPEND_LEASE_SECONDS": "3", "NULLSPEND_SWEEP_EVERY_S": "1"}
-    running = Product(room / "k", settings)
-    running.start()
+    instance = Product(room / "k", settings)
+    instance.start()
     try:
-        yield running
-        assert running.stop() == 0, running.output
+        yield instance
+        assert instance.stop() == 0, instance.output
     finally:
-        running.kill()
+        instance.kill()
 
 
 @dataclass(frozen=True, slots=True)
