@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
+import orjson
+
 from data_plane import replies
 from data_plane.auth import Keys, Known
 from data_plane.call import Call, Labels
@@ -326,4 +328,5 @@ def _reply_headers(call: Call, hold: Hold, request: Request) -> Headers:
 
 def _ascii_json(tags: dict[str, str]) -> bytes:
     """Header values are ASCII: whatever else is in a tag is escaped as JSON does."""
-    return json.dumps(tags, separators=(",", ":")).encode()
+    text = orjson.dumps(tags)
+    return text if text.isascii() else json.dumps(tags, separators=(",", ":")).encode()
