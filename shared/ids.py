@@ -6,12 +6,11 @@ Inputs accept the prefixed and the bare form; outputs are always prefixed.
 import os
 import re
 import time
-import uuid
 from typing import Final
 
 KEY_PREFIX: Final = "ns_live_sk_"
 ORG, KEY, BUDGET, USER, SERVICE_ACCOUNT = "ns_org_", "ns_key_", "ns_bgt_", "ns_usr_", "ns_sa_"
-EVENT, RESERVATION, DECISION, ACTION = "ns_evt_", "ns_rsv_", "ns_dec_", "ns_act_"
+EVENT, DECISION, ACTION = "ns_evt_", "ns_dec_", "ns_act_"
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _SECRET = re.compile(r"ns_live_sk_[0-9a-f]{32}")
@@ -40,7 +39,3 @@ def new_api_key() -> str:
 
 def is_api_key(text: str) -> bool:
     return _SECRET.fullmatch(text) is not None
-
-
-def parse_uuid(text: str) -> uuid.UUID:
-    return uuid.UUID(text)
